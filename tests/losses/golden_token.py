@@ -1,0 +1,1 @@
+"""Golden mappings of the token losses."""
