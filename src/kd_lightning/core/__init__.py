@@ -1,0 +1,1 @@
+"""The engine: roles, taps, terms and the LightningModule that joins them."""

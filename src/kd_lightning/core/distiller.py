@@ -1,0 +1,271 @@
+"""The LightningModule: roles make signals, terms make one named sum."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from kd_lightning.core.calls import Batch, Signals
+from kd_lightning.core.metrics import Evaluation
+from kd_lightning.core.optim import OptimizerFactory, Scheduler, configure
+from kd_lightning.core.references import Reference
+from kd_lightning.core.roles import Role, Roles
+from kd_lightning.core.rollouts import Rollout
+from kd_lightning.core.schedules import Progress
+from kd_lightning.core.terms import Objective, Stage, param_groups, shape_of
+
+# How often the accumulated losses are looked at for nan: a look is a synchronisation on a GPU.
+CHECK_EVERY = 50
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became nan or infinite."""
+
+
+class Distiller(pl.LightningModule):
+    """Trains the trainable roles on the objective.
+
+    Building it runs the example batch once through all roles (eval, no gradient, the global random state untouched):
+    losses create their parameters from the shapes they see, and wrong references fail here, before training.
+
+    Args:
+        roles: The actors.
+        objective: The terms.
+        example: One batch on the CPU.
+        facts: What ``data.<name>`` references give: ``num_classes``, ``num_samples``.
+        optimizer: Parameter groups -> optimiser.
+        scheduler: Learning-rate schedule, or None.
+        evaluation: Metrics for validation and test, or None.
+        rollout: Rewrites the batch before the step, or None.
+        seed: Seeds the initial values of the losses' parameters.
+        channels_last: Memory format of images and convolutions.
+        compile: Compile the nets in place, after the taps are set.
+    """
+
+    def __init__(
+        self,
+        roles: Roles,
+        objective: Objective,
+        example: Batch,
+        facts: Mapping[str, Any],
+        optimizer: OptimizerFactory,
+        scheduler: Scheduler | None = None,
+        evaluation: Evaluation | None = None,
+        rollout: Rollout | None = None,
+        seed: int = 0,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.roles = roles
+        self.objective = objective
+        self.evaluation = evaluation
+        self.facts = dict(facts)
+        self.rollout = rollout
+        self.channels_last = channels_last
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._stage: Stage | None = None
+        self._total_steps = 0
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._gradient_checked = False
+
+        references = [r for term in objective for r in term.references()]
+        self._check_scopes(references)
+        self._active = tuple(dict.fromkeys(r.scope for r in references if r.scope in roles.by_name))
+        for name, role in roles.by_name.items():
+            role.listen(r for r in references if r.scope == name)
+        if channels_last:
+            for role in roles.by_name.values():
+                role.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pairing = self._dry_run(example, seed)
+        if compile:
+            for role in roles.by_name.values():
+                role.net.compile()
+
+    def _check_scopes(self, references: list[Reference]) -> None:
+        known = [*self.roles.by_name, "batch", "run", "data"]
+        for reference in references:
+            if reference.scope not in known:
+                raise ValueError(
+                    f"The reference {reference} names no role: there are {', '.join(known)}. (A method that needs a"
+                    " teacher cannot run without one.)"
+                )
+
+    def _dry_run(self, example: Batch, seed: int) -> list[tuple[str, dict[str, str]]]:
+        """Build the losses on an example; returns every term's argument shapes."""
+        with torch.random.fork_rng(devices=[]), self._evaluating():
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                batch = self.prepare_batch(example)
+                signals = self.roles(batch, self._active)
+            pairing = []
+            for term in self.objective:
+                arguments = term.arguments(lambda r: self._resolve(r, signals, batch, Progress()))
+                pairing.append((term.name, {name: shape_of(value) for name, value in arguments.items()}))
+                term.build(arguments)
+        return pairing
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def prepare_batch(self, batch: Batch) -> dict[str, Any]:
+        """The batch as the roles see it in training: memory format, then the rollout."""
+        prepared = dict(batch)
+        image = prepared.get("image")
+        if self.channels_last and isinstance(image, Tensor) and image.dim() == 4:
+            prepared["image"] = image.contiguous(memory_format=torch.channels_last)
+        return prepared if self.rollout is None else dict(self.rollout(prepared, self.roles))
+
+    def _resolve(self, reference: Reference, signals: dict[str, Signals], batch: Batch, progress: Progress) -> Any:
+        """The value of a reference in this step."""
+        if reference.scope in signals:
+            return self.roles.by_name[reference.scope].pick(reference, signals[reference.scope])
+        tables: dict[str, Mapping[str, Any]] = {
+            "batch": batch,
+            "data": self.facts,
+            "run": {"progress": progress.fraction, "epoch": progress.epoch},
+        }
+        table = tables[reference.scope]
+        if reference.name not in table:
+            raise ValueError(f"{reference}: there is no '{reference.name}'; {reference.scope} has {', '.join(table)}.")
+        return table[reference.name]
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """Where the training is."""
+        fraction = min(self.global_step / self._total_steps, 1.0) if self._total_steps else 0.0
+        return Progress(fraction, self.current_epoch)
+
+    def on_fit_start(self) -> None:
+        """Look up the length of the training once."""
+        steps = self.trainer.estimated_stepping_batches
+        self._total_steps = int(steps) if steps != float("inf") else 0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step: the weighted sum of the terms."""
+        progress = self.progress
+        self._enter_stage(progress)
+        prepared = self.prepare_batch(batch)
+        signals = self.roles(prepared, self._active)
+        if not self._gradient_checked:
+            self._check_gradients(signals)
+        loss, parts = self.objective(lambda r: self._resolve(r, signals, prepared, progress), progress)
+        self._accumulate({"loss": loss.detach(), **parts})
+        if loss.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
+            self._check_finite()
+        return loss
+
+    def _enter_stage(self, progress: Progress) -> None:
+        """Let learn what the stage says."""
+        stage = self.objective.stage(progress)
+        if stage is self._stage:
+            return
+        self._stage = stage
+        assert stage is not None
+        for name, parameter in self.named_learnable():
+            learns = stage.params is None or any(re.match(pattern, name) for pattern in stage.params)
+            parameter.requires_grad_(learns)
+            if not learns:
+                parameter.grad = None  # otherwise momentum and weight decay would still move it
+
+    def named_learnable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters under the names that ``stages.params`` match: ``student.<path>`` and ``terms.<term>.<path>``."""
+        for role in self.roles.trainable.values():
+            assert isinstance(role, Role)
+            for path, parameter in role.net.named_parameters():
+                yield f"{role.name}.{path}", parameter
+        for term in self.objective:
+            for path, parameter in term.loss.named_parameters():
+                yield f"terms.{term.name}.{path}", parameter
+
+    def _check_gradients(self, signals: dict[str, Signals]) -> None:
+        """In the first step: what a term takes from a trainable role must carry a gradient."""
+        self._gradient_checked = True
+        if self._stage is not None:
+            return  # a stage freezes on purpose
+        for term in self.objective:
+            for reference in term.references():
+                if reference.flag or reference.scope not in self.roles.trainable:
+                    continue
+                value = self.roles.by_name[reference.scope].pick(reference, signals[reference.scope])
+                for tensor in value if isinstance(value, list) else [value]:
+                    if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.requires_grad:
+                        raise ValueError(
+                            f"{reference}, which the term '{term.name}' trains, carries no gradient: the part of the"
+                            " net before it is frozen, or reentrant checkpointing cut it off. Write"
+                            f" {reference}!detach if that is meant."
+                        )
+
+    def _accumulate(self, values: Mapping[str, Tensor]) -> None:
+        """Sum on the device; nothing is read back in the step."""
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _check_finite(self) -> None:
+        """Stop where an accumulated loss is nan or infinite, and say which."""
+        bad = [name for name, value in self._sums.items() if not torch.isfinite(value).all()]
+        if bad:
+            terms = [name for name in bad if name != "loss"] or bad
+            raise NonFiniteLossError(
+                f"The loss is not finite at step {self.global_step} (epoch {self.current_epoch}); term(s):"
+                f" {', '.join(terms)}. Training stopped; the last checkpoint is from before. Try a smaller"
+                " optimizer.lr, trainer.gradient_clip_val=1, or trainer.precision=32-true."
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """A checkpoint may follow a validation: it must not hold a broken student."""
+        self._check_finite()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean of every term."""
+        self._check_finite()
+        for name, value in self._sums.items():
+            self.log(f"train/{name}", value / self._counts[name], sync_dist=True, prog_bar=name == "loss")
+        self._sums.clear()
+        self._counts.clear()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """One group per trainable role, then the losses' own."""
+        roles = [{"params": [p for p in r.parameters() if p.requires_grad]} for r in self.roles.trainable.values()]
+        return configure([*roles, *param_groups(self.objective)], self._optimizer, self._scheduler)
+
+    # -- validation and test -------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure on validation."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure on test."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        if self.evaluation is None:
+            return
+        references = self.evaluation.inputs
+        names = {r.scope for r in references.values() if r.scope in self.roles.by_name}
+        signals = self.roles(batch, names)
+        progress = self.progress
+        inputs = {name: self._resolve(r, signals, batch, progress) for name, r in references.items()}
+        metrics = self.evaluation.collection(split)
+        metrics.update(**inputs)
+        self.log_dict(dict(metrics.items(keep_base=False)), on_epoch=True, prog_bar=split == "val", batch_size=1)

@@ -1,0 +1,57 @@
+"""Metrics that torchmetrics lacks, and where a metric's arguments come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from kd_lightning.core.references import Reference
+
+
+class NegativeLogLikelihood(Metric):
+    """Mean negative log-likelihood in nats; targets of -100 are ignored."""
+
+    full_state_update = False
+    higher_is_better = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add logits (B, C) and targets (B,)."""
+        self.total += F.cross_entropy(preds.float(), target, reduction="sum", ignore_index=-100)
+        self.count += (target != -100).sum()
+
+    def compute(self) -> Tensor:
+        """Nats per sample."""
+        return (self.total / self.count.clamp(min=1)).float()
+
+
+class Evaluation(nn.Module):
+    """Which metrics are measured on validation and test, and on what.
+
+    Args:
+        metrics: Name -> torchmetrics metric.
+        inputs: Argument of the metrics' ``update`` -> reference.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric], inputs: Mapping[str, str]) -> None:
+        super().__init__()
+        self.inputs = {name: Reference.parse(text) for name, text in inputs.items()}
+        collection = MetricCollection(dict(metrics))
+        self.splits = nn.ModuleDict({f"on_{s}": collection.clone(prefix=f"{s}/") for s in ("val", "test")})
+
+    def collection(self, split: str) -> MetricCollection:
+        """The metrics of ``val`` or ``test``."""
+        collection = self.splits[f"on_{split}"]
+        assert isinstance(collection, MetricCollection)
+        return collection

@@ -1,0 +1,149 @@
+"""Roles: a net, how it is called and whether it learns. ``student`` and ``teacher`` are only names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_lightning.core.calls import Batch, Call, Signals
+from kd_lightning.core.references import Reference
+from kd_lightning.core.taps import Taps, find_module
+
+Aliases = Mapping[str, str | tuple[str, ...]]
+
+
+class Role(nn.Module):
+    """One actor of a distillation.
+
+    Args:
+        name: What references call it.
+        net: The network.
+        call: How a batch becomes signals.
+        aliases: Names for taps: ``{"embedding": "fc:in", "stages": ("layer1", "layer2")}``.
+        trainable: A frozen role stays in eval mode and without gradient whatever is done to it.
+        precision: Autocast dtype of a frozen role, or None for the trainer's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        net: nn.Module,
+        call: Call,
+        aliases: Aliases | None = None,
+        trainable: bool = True,
+        precision: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.net = net
+        self.call = call
+        self.aliases = dict(aliases or {})
+        self.trainable = trainable
+        self.precision = precision
+        self.taps = Taps(net, (), name)
+        if not trainable:
+            self.requires_grad_(False)
+            self.eval()
+
+    def train(self, mode: bool = True) -> Role:
+        """Train mode for a trainable role; a frozen one stays in eval, batch-norm statistics included."""
+        super().train(mode and self.trainable)
+        return self
+
+    def places(self, reference: Reference) -> str | tuple[str, ...]:
+        """The tap specs or the signal that a reference means; a tuple where it means several.
+
+        Raises:
+            ValueError: Where the name is neither a signal, nor an alias, nor a submodule.
+        """
+        if reference.name in self.call.provides:
+            return reference.name
+        places = self.aliases.get(reference.name, reference.name)
+        if reference.name not in self.aliases:
+            try:
+                find_module(self.net, places.partition(":")[0], self.name)  # type: ignore[union-attr]
+            except ValueError as error:
+                known = ", ".join([*self.call.provides, *self.aliases])
+                raise ValueError(f"{error}. Signals and aliases of {self.name}: {known}") from None
+        if reference.index is None:
+            return places if isinstance(places, str) else tuple(places)
+        if isinstance(places, str):
+            raise ValueError(f"{reference}: '{reference.name}' of {self.name} is one tensor, not a list")
+        if not -len(places) <= reference.index < len(places):
+            raise ValueError(f"{reference}: {self.name} has {len(places)} of '{reference.name}'")
+        return places[reference.index]
+
+    def listen(self, references: Iterable[Reference]) -> None:
+        """Set the taps that these references need; replaces those set before."""
+        specs: list[str] = []
+        for reference in references:
+            if reference.flag == "module" or reference.name in self.call.provides:
+                continue
+            places = self.places(reference)
+            specs.extend([places] if isinstance(places, str) else places)
+        self.taps.remove()
+        self.taps = Taps(self.net, specs, self.name)
+
+    def forward(self, batch: Batch) -> Signals:
+        """Signals of the call and of the taps.
+
+        Args:
+            batch: The batch dictionary.
+        """
+        if self.trainable:
+            return {**self.call(self.net, batch), **self.taps.take()}
+        with torch.no_grad():
+            if self.precision is None:
+                return {**self.call(self.net, batch), **self.taps.take()}
+            device = next(self.net.parameters()).device.type
+            with torch.autocast(device, dtype=self.precision):
+                return {**self.call(self.net, batch), **self.taps.take()}
+
+    def pick(self, reference: Reference, signals: Signals) -> Any:
+        """The value a reference means: a module, a tensor or a list of tensors."""
+        places = self.places(reference)
+        if reference.flag == "module":
+            paths = [places] if isinstance(places, str) else list(places)
+            modules = [find_module(self.net, path.partition(":")[0], self.name) for path in paths]
+            return modules[0] if isinstance(places, str) else modules
+        if isinstance(places, tuple):
+            values = [signals[place] for place in places]
+            return [v.detach() for v in values] if reference.flag == "detach" else values
+        value = signals[places]
+        return value.detach() if reference.flag == "detach" and isinstance(value, Tensor) else value
+
+
+class Roles(nn.Module):
+    """All roles of a run, by name.
+
+    Frozen roles are moved with the module but are no submodules of it: so they are in no ``state_dict``, no optimiser,
+    no gradient synchronisation and no ``train()``.
+    """
+
+    def __init__(self, roles: Iterable[Role]) -> None:
+        super().__init__()
+        roles = list(roles)
+        self.trainable = nn.ModuleDict({role.name: role for role in roles if role.trainable})
+        # A tuple is invisible to nn.Module, which is the point.
+        self._frozen = tuple(role for role in roles if not role.trainable)
+        if not self.trainable:
+            raise ValueError("No role is trainable: there is nothing to learn.")
+
+    @property
+    def by_name(self) -> dict[str, Role]:
+        """Every role."""
+        return {**{r.name: r for r in self._frozen}, **{n: r for n, r in self.trainable.items()}}  # type: ignore[dict-item]
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Roles:
+        super()._apply(fn, recurse)
+        for role in self._frozen:
+            role._apply(fn, recurse)
+        return self
+
+    def forward(self, batch: Batch, names: Iterable[str]) -> dict[str, Signals]:
+        """Signals of the named roles on one batch."""
+        by_name = self.by_name
+        return {name: by_name[name](batch) for name in names}
