@@ -1,0 +1,127 @@
+"""An arm against the reference: tested over seeds and samples, put into words, and what its mean hides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kd_lightning.report import measure, stats
+from kd_lightning.report.format import points
+from kd_lightning.report.measured import Measured
+
+HIDDEN_DROP = 0.02  # a class that falls by this much while the mean does not fall is worth a warning
+
+
+@dataclass
+class Contrast:
+    """One arm tested against the reference, paired by seed.
+
+    Args:
+        name: of the arm.
+        reference: of the arm that it is tested against.
+        seeds: that both have, in the order of the reference.
+        differences: of the top-1 accuracies under each of them, in [-1, 1].
+        test: paired t-test of the top-1 accuracies; None with fewer than two common seeds.
+        p: its p-value after Holm's correction over all contrasts of the comparison.
+        samples: exact McNemar test of each seed.
+        class_change: (S, C) change of the accuracy of each class, in [-1, 1].
+        won: index of the samples that the arm gets right and the reference wrong, under the first common seed.
+        lost: the other way round.
+        outcome: 'gain', 'loss', 'none' (tested, no difference found) or 'unknown' (could not be tested).
+        verdict: the same in words, with the test.
+        warnings: what the mean hides.
+    """
+
+    name: str
+    reference: str
+    seeds: list[int]
+    differences: list[float]
+    test: stats.PairedTest | None
+    p: float | None
+    samples: list[stats.McNemar]
+    class_change: Tensor
+    won: Tensor
+    lost: Tensor
+    outcome: stats.Outcome = "unknown"
+    verdict: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def change(self) -> Tensor:
+        """Mean change per class (C,)."""
+        return self.class_change.mean(dim=0) if len(self.class_change) else self.class_change.new_empty(0)
+
+
+def contrast_all(base: Measured, arms: Sequence[Measured], class_names: Sequence[str], alpha: float) -> list[Contrast]:
+    """Each arm against `base`, the p-values corrected over all of them."""
+    contrasts = [_contrast(base, arm, alpha) for arm in arms]
+    tested = sum(contrast.p is not None for contrast in contrasts)
+    corrected = stats.holm([contrast.p for contrast in contrasts])
+    for contrast, arm, p in zip(contrasts, arms, corrected, strict=True):
+        contrast.p = p
+        contrast.outcome = stats.outcome(contrast.test, p, alpha)
+        contrast.verdict = stats.verdict(
+            base.of_seeds("top1", contrast.seeds),
+            arm.of_seeds("top1", contrast.seeds),
+            name=arm.name,
+            reference=base.name,
+            mcnemar=contrast.samples[0] if contrast.samples else None,
+            p=p,
+            comparisons=tested,
+            alpha=alpha,
+        )
+        contrast.warnings = _hidden(base, arm, contrast, class_names, alpha)
+    return contrasts
+
+
+def _contrast(base: Measured, arm: Measured, alpha: float) -> Contrast:
+    seeds = [seed for seed in base.seeds if seed in arm.seeds]
+    pairs = [(base.run(seed), arm.run(seed)) for seed in seeds]
+    rights = [(a.logits.argmax(1) == a.target, b.logits.argmax(1) == b.target) for a, b in pairs]
+    scores, others = base.of_seeds("top1", seeds), arm.of_seeds("top1", seeds)
+    test = stats.paired_test(scores, others, alpha)
+    nothing = torch.empty(0, dtype=torch.long)
+    won, lost = nothing, nothing
+    if pairs:
+        a, b = pairs[0]
+        won, lost = measure.won_and_lost(a.logits, b.logits, a.target, a.index)
+    return Contrast(
+        name=arm.name,
+        reference=base.name,
+        seeds=seeds,
+        differences=[b - a for a, b in zip(scores, others, strict=True)],
+        test=test,
+        p=test.p if test else None,
+        samples=[stats.mcnemar(a, b) for a, b in rights],
+        class_change=arm.classes_of_seeds(seeds) - base.classes_of_seeds(seeds),
+        won=won,
+        lost=lost,
+    )
+
+
+def _hidden(base: Measured, arm: Measured, contrast: Contrast, class_names: Sequence[str], alpha: float) -> list[str]:
+    """A warning where the accuracy does not fall but that of a class does, with the test of that class."""
+    change, seeds = contrast.change.nan_to_num(0.0), contrast.seeds
+    fell = sum(test.won - test.lost for test in contrast.samples) < 0
+    if not len(change) or fell or float(change.min()) > -HIDDEN_DROP:
+        return []
+    worst = int(change.argmin())
+    first = [base.run(seeds[0]), arm.run(seeds[0])]
+    rows = first[0].target == worst
+    of_worst = [one.classes_of_seeds(seeds)[:, worst].tolist() for one in (base, arm)]
+    test = stats.paired_test(of_worst[0], of_worst[1], alpha)
+    if test is None:
+        evidence = (
+            f"exact McNemar {stats.format_p(stats.mcnemar(*(r.logits[rows].argmax(1) == worst for r in first)).p)}"
+        )
+    else:
+        evidence = "the same on every seed" if test.p is None else f"paired t-test {stats.format_p(test.p)}"
+    return [
+        f"The mean of {contrast.name} hides a class that got worse: {class_names[worst]}, "
+        f"{points(float(change[worst]))} points on {int(rows.sum())} samples "
+        f"({evidence}, not corrected for picking the worst of {len(change)} classes)."
+    ]

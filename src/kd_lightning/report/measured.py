@@ -1,0 +1,77 @@
+"""One arm, measured: its metrics per seed, its accuracy per class, and how far it follows the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kd_lightning.report import measure, stats
+from kd_lightning.report.records import Arm, Kind, Run
+
+
+@dataclass
+class Measured:
+    """An arm with its measures: one dict of metrics and one row of class accuracies (S, C) per seed."""
+
+    arm: Arm
+    metrics: list[dict[str, float]]
+    class_accuracy: Tensor
+    alpha: float = 0.05
+
+    @property
+    def name(self) -> str:
+        return self.arm.name
+
+    @property
+    def kind(self) -> Kind:
+        return self.arm.kind
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.arm.runs]
+
+    def run(self, seed: int) -> Run:
+        """The run of that seed."""
+        return self.arm.runs[self.seeds.index(seed)]
+
+    def summary(self, metric: str) -> stats.Summary | None:
+        """Mean and spread of a metric over the seeds; None if the arm does not have it."""
+        values = [row[metric] for row in self.metrics if metric in row]
+        return stats.summarise(values, self.alpha) if values else None
+
+    @cached_property
+    def class_mean(self) -> Tensor:
+        """Accuracy per class (C,), mean over seeds; nan where the test split has no sample of it."""
+        return self.class_accuracy.mean(dim=0)
+
+    def of_seeds(self, metric: str, seeds: Sequence[int]) -> list[float]:
+        """The metric under each of these seeds."""
+        return [self.metrics[self.seeds.index(seed)][metric] for seed in seeds]
+
+    def classes_of_seeds(self, seeds: Sequence[int]) -> Tensor:
+        """Accuracy per class under each of these seeds, (len(seeds), C)."""
+        return self.class_accuracy[[self.seeds.index(seed) for seed in seeds]]
+
+    @property
+    def train_seconds(self) -> float | None:
+        known = [run.train_seconds for run in self.arm.runs if run.train_seconds is not None]
+        return sum(known) / len(known) if known else None
+
+
+def measure_arm(arm: Arm, classes: int, alpha: float) -> Measured:
+    """Every run of an arm measured."""
+    metrics = [measure.classification_metrics(run.logits, run.target, classes) for run in arm.runs]
+    accuracy = torch.stack([measure.per_class(run.logits, run.target)[0] for run in arm.runs])
+    return Measured(arm, metrics, accuracy, alpha)
+
+
+def add_agreement(arms: list[Measured], teacher: Measured) -> None:
+    """Each student run beside the teacher of its own seed, or the first teacher where there is none."""
+    for arm in (arm for arm in arms if arm.kind != "teacher"):
+        for run, metrics in zip(arm.arm.runs, arm.metrics, strict=True):
+            source = teacher.run(run.seed) if run.seed in teacher.seeds else teacher.arm.runs[0]
+            metrics.update(measure.agreement(run.logits, source.logits))

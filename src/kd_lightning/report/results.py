@@ -1,0 +1,126 @@
+"""The comparison: every arm measured, every arm tested against the reference, and what the means hide."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd_lightning.report import measure
+from kd_lightning.report.contrasts import Contrast, contrast_all
+from kd_lightning.report.measured import Measured, add_agreement, measure_arm
+from kd_lightning.report.records import Arm, Cost, Run
+
+__all__ = ["Arm", "Comparison", "Contrast", "Cost", "Measured", "Run", "compare"]
+
+
+@dataclass
+class Comparison:
+    """Everything that a report shows; built by `compare`."""
+
+    arms: list[Measured]
+    class_names: list[str]
+    support: Tensor
+    reference: str | None
+    contrasts: list[Contrast]
+    alpha: float = 0.05
+    images: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def teacher(self) -> Measured | None:
+        return next((arm for arm in self.arms if arm.kind == "teacher"), None)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """One sentence per contrast; never empty."""
+        if self.contrasts:
+            return [contrast.verdict for contrast in self.contrasts]
+        return ["Nothing to compare: whether distillation helps needs the student trained alone and the distilled one."]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [warning for contrast in self.contrasts for warning in contrast.warnings]
+
+    def arm(self, name: str) -> Measured:
+        """The arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` needs to build it again: the arms with their logits (pictures are left out)."""
+        arms = [measured.arm.to_dict() for measured in self.arms]
+        return {"arms": arms, "class_names": self.class_names, "reference": self.reference, "alpha": self.alpha}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Comparison:
+        arms = [Arm.from_dict(arm) for arm in data["arms"]]
+        return compare(arms, data["class_names"], data["reference"], alpha=data["alpha"])
+
+
+def compare(
+    arms: Sequence[Arm],
+    class_names: Sequence[str],
+    reference: str | None = "student alone",
+    images: Tensor | Mapping[int, Tensor] | None = None,
+    alpha: float = 0.05,
+) -> Comparison:
+    """Measure every arm and test every student against `reference`.
+
+    Args:
+        arms: over the same test split; the first of kind 'teacher' is the teacher that agreement is measured with.
+        class_names: C names in the order of the logits.
+        reference: name of the arm that the others are tested against; None if there is none to test against.
+        images: pictures of the samples, either {index: (C, H, W)} or a tensor (N, C, H, W) whose row i is the sample
+            with the i-th smallest index; uint8, or floats (outside [0, 1] each picture is stretched to its own range).
+        alpha: level of the tests and intervals.
+
+    Raises:
+        ValueError: no arm, a name twice, an unknown reference, class names that do not fit, or other test samples.
+    """
+    _check(arms, class_names, reference)
+    first = arms[0].runs[0]
+    measured = [measure_arm(arm, len(class_names), alpha) for arm in arms]
+    teacher = next((arm for arm in measured if arm.kind == "teacher"), None)
+    if teacher is not None:
+        add_agreement(measured, teacher)
+    support = measure.per_class(first.logits, first.target)[1]
+    pictures = images if isinstance(images, Mapping) else _by_index(images, first.index)
+    names = [str(name) for name in class_names]
+    comparison = Comparison(measured, names, support, reference, [], alpha, dict(pictures))
+    if reference is not None:
+        base = comparison.arm(reference)
+        others = [arm for arm in measured if arm.kind != "teacher" and arm.name != reference]
+        comparison.contrasts = contrast_all(base, others, names, alpha)
+    return comparison
+
+
+def _check(arms: Sequence[Arm], class_names: Sequence[str], reference: str | None) -> None:
+    if not arms:
+        raise ValueError("A comparison needs at least one arm, got none.")
+    names = [arm.name for arm in arms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Every arm needs a name of its own, got {names}.")
+    if reference is not None and reference not in names:
+        near = difflib.get_close_matches(reference, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else " Give reference=None to compare without a test."
+        raise ValueError(f"The reference {reference!r} is not among the arms {names}.{hint}")
+    first = arms[0].runs[0]
+    for run in (run for arm in arms for run in arm.runs):
+        if run.logits.shape[1] != len(class_names):
+            raise ValueError(f"Run {run.name!r} has {run.logits.shape[1]} classes, but {len(class_names)} class names.")
+        if not torch.equal(run.index, first.index) or not torch.equal(run.target, first.target):
+            raise ValueError(
+                f"Runs {first.name!r} ({len(first.index)} samples) and {run.name!r} ({len(run.index)}) were not "
+                "evaluated on the same test samples; evaluate both on one split."
+            )
+
+
+def _by_index(images: Tensor | None, index: Tensor) -> dict[int, Tensor]:
+    if images is None:
+        return {}
+    if len(images) != len(index):
+        raise ValueError(f"{len(images)} pictures for {len(index)} test samples; give one each, in the order of index.")
+    return dict(zip(index.tolist(), images, strict=True))

@@ -1,0 +1,113 @@
+"""The comparison as a table: rows of text that the console, Markdown and HTML reports share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kd_lightning.report import format as fmt
+from kd_lightning.report.results import Comparison, Contrast, Measured
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDE = 5  # more arms than this are listed downwards on the console, with fewer columns
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure with its unit, and the text of it for each arm."""
+
+    name: str
+    unit: str
+    cells: list[str]
+    short: bool = False  # also shown where there is little room
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+def main_table(comparison: Comparison) -> list[Column]:
+    """The measures of every arm; those that no arm has are left out."""
+    batched = {arm.arm.cost.batched for arm in comparison.arms} - {None}
+    batch = f"Latency, batch {batched.pop()}" if len(batched) == 1 else "Latency, batched"
+    spec: list[tuple[str, str, Callable[[Measured], str], bool]] = [
+        ("Top-1", "%", lambda arm: fmt.with_sd(arm.summary("top1")), True),
+        ("Top-5", "%", lambda arm: fmt.with_sd(arm.summary("top5")), False),
+        ("Macro F1", "%", lambda arm: fmt.with_sd(arm.summary("macro_f1")), False),
+        ("NLL", "nats", lambda arm: fmt.with_sd(arm.summary("nll"), 1, 3), True),
+        ("ECE", "%", lambda arm: fmt.with_sd(arm.summary("ece")), True),
+        ("Agreement with teacher", "%", lambda arm: fmt.with_sd(arm.summary("agreement")), False),
+        ("KL from teacher", "nats", lambda arm: fmt.with_sd(arm.summary("kl"), 1, 3), False),
+        ("Parameters", "", lambda arm: fmt.quantity(arm.arm.cost.parameters), True),
+        ("FLOPs", "", lambda arm: fmt.quantity(arm.arm.cost.flops), False),
+        ("File size", "", lambda arm: fmt.file_size(arm.arm.cost.file_bytes), False),
+        ("Latency, batch 1", "ms", lambda arm: fmt.milliseconds(arm.arm.cost.latency_ms_batch1), True),
+        (batch, "ms", lambda arm: fmt.milliseconds(arm.arm.cost.latency_ms_batched), False),
+        ("Training time", "", lambda arm: fmt.seconds(arm.train_seconds), False),
+    ]
+    columns = [Column(name, unit, [cell(arm) for arm in comparison.arms], short) for name, unit, cell, short in spec]
+    return [column for column in columns if any(cell != fmt.DASH for cell in column.cells)]
+
+
+def test_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the tests: one row per contrast."""
+    corrected = sum(contrast.p is not None for contrast in comparison.contrasts) > 1
+    level = f"{100 * (1 - comparison.alpha):g} % interval"
+    p = "p (t-test, Holm)" if corrected else "p (paired t-test)"
+    head = [
+        "Against the reference",
+        "Seeds",
+        "Difference (points)",
+        level,
+        p,
+        "Cohen's d",
+        "Won / lost, first seed",
+        "p (McNemar)",
+    ]
+    return head, [_test_row(contrast) for contrast in comparison.contrasts]
+
+
+def _test_row(contrast: Contrast) -> list[str]:
+    row = [f"{fmt.clean(contrast.name)} – {fmt.clean(contrast.reference)}", str(len(contrast.seeds))]
+    test, first = contrast.test, contrast.samples[0] if contrast.samples else None
+    if test is None:
+        row += [fmt.points(contrast.differences[0], 2) if first else fmt.DASH, fmt.DASH, fmt.DASH, fmt.DASH]
+    else:
+        found = test.difference
+        row.append(f"{fmt.points(found.mean, 2)} ± {fmt.percent(found.sd, 2)}")
+        row.append(f"{fmt.points(found.low, 2)} to {fmt.points(found.high, 2)}" if test.p is not None else fmt.DASH)
+        row.append("undefined" if contrast.p is None else p_value(contrast.p))
+        row.append(fmt.DASH if test.cohens_d is None else f"{test.cohens_d:.2f}".replace("-", "−"))
+    return row + ([f"{first.won} / {first.lost}", p_value(first.p)] if first else [fmt.DASH, fmt.DASH])
+
+
+def p_value(p: float) -> str:
+    """'< 0.001', '0.012', '0.41'."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def console_table(comparison: Comparison) -> Table:
+    """The main table for rich, within 100 columns: measures downwards, arms across (the other way round if many)."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    columns, names = main_table(comparison), [fmt.clean(arm.name, 40) for arm in comparison.arms]
+    seeds = max(len(arm.seeds) for arm in comparison.arms)
+    title = "Test split" if seeds < 2 else f"Test split, mean ± standard deviation over {seeds} seeds"
+    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    across = len(names) <= WIDE
+    heads = names if across else [column.title for column in columns if column.short]
+    table.add_column("Measure" if across else "Arm", overflow="fold")
+    for head in heads:
+        table.add_column(Text(head), justify="right", overflow="fold")
+    if across:
+        for column in columns:
+            table.add_row(Text(column.title), *map(Text, column.cells))
+    else:
+        for i, name in enumerate(names):
+            table.add_row(Text(name), *(Text(column.cells[i]) for column in columns if column.short))
+    return table
