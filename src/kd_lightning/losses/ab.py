@@ -68,9 +68,10 @@ class ABLoss(nn.Module):
 
     def build(self, student: Maps, teacher: Maps) -> None:
         """Create the connectors from example maps; stages of equal shape need none."""
-        for s, t in pair_maps(student, teacher):
-            same = s.shape[1:] == t.shape[1:]
-            self.connectors.append(nn.Identity() if same else ConvRegressor(s, t, relu=False))
+        self.connectors = nn.ModuleList(
+            nn.Identity() if s.shape[1:] == t.shape[1:] else ConvRegressor(s, t, relu=False)
+            for s, t in pair_maps(student, teacher)
+        )
 
     def forward(self, student: Maps, teacher: Maps) -> Tensor:
         """See :func:`ab_loss`; the student's maps are not yet connected."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +55,7 @@ def fsp_loss(student: Maps, teacher: Maps) -> Tensor:
             "fsp compares consecutive maps and needs two or more, for example [student.stem, student.stages]."
         )
     losses = []
-    for i, ((s, t), (s_next, t_next)) in enumerate(zip(pairs, pairs[1:], strict=False)):
+    for i, ((s, t), (s_next, t_next)) in enumerate(itertools.pairwise(pairs)):
         flows = _flow(s, s_next), _flow(t, t_next)
         check_same_shape(*flows, i)
         losses.append((flows[0] - flows[1]).square().mean())
@@ -73,10 +75,12 @@ class FSPLoss(nn.Module):
 
     def build(self, student: Maps, teacher: Maps) -> None:
         """Create the connectors that differing channels need from example maps."""
-        for s, t in pair_maps(student, teacher):
-            ours, theirs = s.shape[1], t.shape[1]
-            connect = nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, kernel_size=1, bias=False)
-            self.connectors.append(to_like(connect, s))
+        self.connectors = nn.ModuleList(
+            nn.Identity()
+            if s.shape[1] == t.shape[1]
+            else to_like(nn.Conv2d(s.shape[1], t.shape[1], kernel_size=1, bias=False), s)
+            for s, t in pair_maps(student, teacher)
+        )
 
     def forward(self, student: Maps, teacher: Maps) -> Tensor:
         """See :func:`fsp_loss`."""

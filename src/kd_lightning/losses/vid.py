@@ -45,6 +45,17 @@ def vid_loss(student: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
     return 0.5 * ((student - teacher.detach()).square() / variance + variance.log()).mean()
 
 
+def _regressor(student: int, teacher: int) -> nn.Sequential:
+    """From the student's to the teacher's channels."""
+    return nn.Sequential(
+        nn.Conv2d(student, teacher, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(teacher, teacher, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(teacher, teacher, 1, bias=False),
+    )
+
+
 class VIDLoss(nn.Module):
     r""":func:`vid_loss` summed over the stages, with trained means and variances.
 
@@ -67,19 +78,11 @@ class VIDLoss(nn.Module):
 
     def build(self, student: Maps, teacher: Maps) -> None:
         """Create a regressor and the variances for every stage from example maps."""
+        pairs = pair_maps(student, teacher)
         rho = math.log(math.expm1(self.init_variance - self.eps))
-        for s, t in pair_maps(student, teacher):
-            width = t.shape[1]
-            layers = [
-                nn.Conv2d(s.shape[1], width, 1, bias=False),
-                nn.ReLU(),
-                nn.Conv2d(width, width, 1, bias=False),
-                nn.ReLU(),
-                nn.Conv2d(width, width, 1, bias=False),
-            ]
-            regressor = to_like(nn.Sequential(*layers), s)
-            self.regressors.append(regressor)
-            self.log_scales.append(nn.Parameter(torch.full_like(next(regressor.parameters())[:, 0, 0, 0], rho)))
+        self.regressors = nn.ModuleList(_regressor(s.shape[1], t.shape[1]) for s, t in pairs)
+        self.log_scales = nn.ParameterList(torch.full((t.shape[1],), rho) for _, t in pairs)
+        to_like(self, pairs[0][0])
 
     def forward(self, student: Maps, teacher: Maps) -> Tensor:
         """See :func:`vid_loss`; the student's maps are not yet regressed, and either side may be a list."""

@@ -1,1 +1,0 @@
-"""Golden mappings of the feature losses."""
