@@ -1,0 +1,1 @@
+"""Data: sources read arrays, the data module owns splits, order, batches and augmentation."""

@@ -1,0 +1,73 @@
+"""Batches straight from arrays, without a collate of single samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kd_lightning.data.arrays import Inputs, take
+from kd_lightning.data.sampler import Draw, EpochBatchSampler
+
+
+class SplitDataset(Dataset[dict[str, Any]]):
+    """One split of a pool; indexed by a :class:`Draw` it gives a whole batch.
+
+    Args:
+        inputs: Pool of N samples.
+        targets: (N,) int64.
+        positions: Samples of this split, as positions in the pool, (n,) int64.
+    """
+
+    def __init__(self, inputs: Inputs, targets: Tensor, positions: Tensor) -> None:
+        self.inputs, self.targets, self.positions = inputs, targets, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        index = torch.tensor(draw.positions, dtype=torch.int64)
+        pool = self.positions[index]
+        batch: dict[str, Any] = {"image": take(self.inputs, pool), "target": self.targets[pool], "index": index}
+        if draw.view is not None:
+            batch["view"] = draw.view
+        return batch
+
+
+class EpochLoader(DataLoader[dict[str, Any]]):
+    """A loader that starts with its first batch, not with ``iter``.
+
+    Lightning calls ``iter`` before it knows the epoch of a resumed run and before ``set_epoch``; workers that
+    start there would fetch batches of the wrong epoch.
+
+    Args:
+        dataset: The split.
+        sampler: Its order.
+        num_workers: Processes that read; 0 for none.
+        done_batches: Asked at the first batch: how many batches of this epoch a resumed run has behind it.
+    """
+
+    def __init__(
+        self,
+        dataset: SplitDataset,
+        sampler: EpochBatchSampler,
+        num_workers: int = 0,
+        done_batches: Callable[[], int] | None = None,
+    ) -> None:
+        super().__init__(
+            dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+        )
+        self.done_batches = done_batches
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        if self.done_batches is not None and (done := self.done_batches()):
+            self.sampler.skip(done)  # type: ignore[attr-defined]
+        yield from super().__iter__()

@@ -1,0 +1,285 @@
+"""The data module: owns splits, order, batches and augmentation for every source."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from kd_lightning.data.arrays import Arrays, Source
+from kd_lightning.data.augment import Augmentation, Op
+from kd_lightning.data.counter import fold_text
+from kd_lightning.data.facts import check_facts, check_statistics, find_facts, measure
+from kd_lightning.data.loader import EpochLoader, SplitDataset
+from kd_lightning.data.preprocess import Size, normalise, to_float
+from kd_lightning.data.sampler import EpochBatchSampler
+from kd_lightning.data.split import Split, load_split, make_split
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+
+
+class KDDataModule(LightningDataModule):
+    """Classification data for teacher and student.
+
+    A batch is a dictionary:
+
+    - ``image``: (B, C, H, W) or (B, D) float32, augmented and normalised. It is raw until
+      :meth:`on_after_batch_transfer`, which Lightning calls; elsewhere use :meth:`ready`.
+    - ``target``: (B,) int64; -100 where a sample has no class.
+    - ``index``: (B,) int64, the position of the sample *within its split*, so 0..num_samples-1 while training: the
+      row of a memory bank, and with the split's fingerprint the key of a cache.
+    - while training also ``view`` (int), the epoch that chose the augmentation, and ``raw``, the batch before it.
+
+    Args:
+        source: Reads the arrays.
+        root: Folder of the data, for configurations that pass it on to the source; of no effect here.
+        name: Name for reports; None for that of the source.
+        augment: Ops for training images, in order; normalisation follows by itself.
+        strong: Ops of the strong view that some methods ask :meth:`views` for.
+        batch_size: Samples in a training step over all processes.
+        eval_batch_size: The same for evaluation.
+        val_fraction: Share of the samples for validation, of those in no official split; None: the official
+            validation split or else 0.1.
+        test_fraction: The same for the test; None: the official test split or else 0.2.
+        split_seed: Decides who is in which split.
+        split_file: Take the split from this file or folder instead; see :meth:`save_split`.
+        seed: Decides order and augmentation.
+        num_workers: Processes that read; None: none for arrays in memory, else one a core, at most 8.
+        num_classes: Checked against the data; None to take what is found. May exceed the classes found where the
+            source has no class names.
+        channels: The same for channels (width, of feature vectors).
+        image_size: The same for height and width, one number where they are equal.
+        mean: Mean a channel, of images in [0, 1]; None: published, or else measured on the training split.
+        std: Standard deviation, as ``mean``.
+    """
+
+    task = "classification"
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        root: str | None = None,
+        name: str | None = None,
+        augment: Sequence[Op] = (),
+        strong: Sequence[Op] = (),
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        val_fraction: float | None = None,
+        test_fraction: float | None = None,
+        split_seed: int = 0,
+        split_file: str | None = None,
+        seed: int = 0,
+        num_workers: int | None = None,
+        num_classes: int | None = None,
+        channels: int | None = None,
+        image_size: int | Size | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(source, Source):
+            raise ValueError(f"data.source must have load(), got {type(source).__name__}.")
+        if bad := [op for op in (*augment, *strong) if not callable(op)]:
+            raise ValueError(f"data.augment and data.strong must list ops with a _target_, got {bad[0]!r}.")
+        if eval_batch_size < 1:
+            raise ValueError(f"eval_batch_size must be at least 1, got {eval_batch_size}.")
+        self.source, self.root, self.name = source, root, name or type(source).__name__.lower()
+        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.split_seed, self.split_file, self.num_workers = split_seed, split_file, num_workers
+        self.num_classes, self.channels, self.image_size = num_classes, channels, image_size
+        self.weak = Augmentation(augment, fold_text(seed, "weak"))
+        self.strong = Augmentation(strong, fold_text(seed, "strong"))
+        self.mean = None if mean is None else tuple(mean)
+        self.std = None if std is None else tuple(std)
+        self.num_samples = 0
+        self.class_names: tuple[str, ...] = ()
+        self.fingerprint = ""
+        self.decode_size: int | None = None
+        self._arrays: Arrays | None = None
+        self._split: Split | None = None
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    # ---- data and split
+
+    def prepare(self) -> None:
+        """Read, split and measure; then num_classes, channels, image_size, num_samples, class_names, mean, std and
+        fingerprint are known. Calling it again does nothing.
+
+        Raises:
+            FileNotFoundError: The data is not there.
+            ValueError: The data is damaged, or does not fit the configuration.
+        """
+        if self._arrays is not None:
+            return
+        arrays = self.source.load()
+        self._describe(arrays)
+        split = load_split(self.split_file, arrays) if self.split_file else self._make_split(arrays)
+        self._measure(arrays, split.train)
+        self._arrays, self._split = arrays, split
+        self.num_samples, self.fingerprint, self.decode_size = len(split.train), arrays.fingerprint, arrays.decode_size
+        sizes = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
+        log.info("%s: %s, %d classes", self.name, sizes, self.num_classes)
+
+    def prepare_data(self) -> None:
+        """Lightning's hook, on one process of a machine: fetches what is missing."""
+        self.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Lightning's hook, on every process."""
+        self.prepare()
+
+    @property
+    def split(self) -> Split:
+        """Who is in which split."""
+        self.prepare()
+        assert self._split is not None
+        return self._split
+
+    @property
+    def arrays(self) -> Arrays:
+        """All samples."""
+        self.prepare()
+        assert self._arrays is not None
+        return self._arrays
+
+    def save_split(self, folder: str | Path) -> Path:
+        """Write the split into ``folder``, to be given back as ``split_file``; gives the path."""
+        return self.split.save(folder)
+
+    def targets(self, split: str = "train") -> Tensor:
+        """Classes of a split by ``index``, (n,) int64."""
+        return self.arrays.targets[self.split[split]]
+
+    def _make_split(self, arrays: Arrays) -> Split:
+        def fraction(name: str, official: Tensor | None, default: float) -> float:
+            value: float | None = getattr(self, name)
+            if value and official is not None:
+                raise ValueError(f"{self.name} has an official split; remove data.{name}={value}.")
+            return (0.0 if official is not None else default) if value is None else value
+
+        val = fraction("val_fraction", arrays.validation, 0.1)
+        return make_split(arrays, val, fraction("test_fraction", arrays.test, 0.2), self.split_seed)
+
+    def _describe(self, arrays: Arrays) -> None:
+        """Find out classes, channels and size, and compare with the configuration."""
+        facts = find_facts(arrays, self.num_classes)
+        wanted = {"num_classes": self.num_classes, "channels": self.channels, "image_size": self.image_size}
+        check_facts(facts, **wanted, name=self.name)  # type: ignore[arg-type]
+        if facts.image_size is None and (self.weak.ops or self.strong.ops):
+            raise ValueError(f"{self.name} holds feature vectors; augmentation is for images: set data.augment=[].")
+        self.num_classes, self.channels, self.image_size = facts.num_classes, facts.channels, facts.image_size
+        self.class_names = facts.class_names
+
+    def _measure(self, arrays: Arrays, positions: Tensor) -> None:
+        """Mean and standard deviation: as configured, as published, or of the training split."""
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("Give both data.mean and data.std, or neither.")
+        if self.mean is None or self.std is None:
+            published = arrays.mean is not None and arrays.std is not None
+            self.mean, self.std = (arrays.mean, arrays.std) if published else measure(arrays.inputs, positions)
+        check_statistics(self.mean or (), self.std or (), self.channels or 0)
+
+    # ---- loaders
+
+    def loader(self, split: str, *, train: bool = False) -> EpochLoader:
+        """Batches of a split.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            train: Shuffled, augmented batches of ``batch_size`` by epoch; False: all samples in order, as they are.
+        """
+        kwargs = getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
+        world, rank = kwargs.get("num_replicas", 1), kwargs.get("rank", 0)
+        size = self.batch_size if train else max(world, self.eval_batch_size // world * world)
+        positions = self.split[split]
+        sampler = EpochBatchSampler(
+            len(positions), size, fold_text(self.seed, "order"), shuffle=train, drop_last=train, rank=rank, world=world
+        )
+        workers = self.num_workers
+        if workers is None:
+            workers = 0 if isinstance(self.arrays.inputs, Tensor) else min(8, os.cpu_count() or 1)
+        dataset = SplitDataset(self.arrays.inputs, self.arrays.targets, positions)
+        return EpochLoader(dataset, sampler, workers, self._done_batches if train else None)
+
+    def train_dataloader(self) -> EpochLoader:
+        """Lightning's hook. A run that is resumed within an epoch goes on with the next batch of it."""
+        return self.loader("train", train=True)
+
+    def val_dataloader(self) -> EpochLoader | list[Any]:
+        """Lightning's hook; no loader where there is no validation split."""
+        return self.loader("validation") if len(self.split.validation) else []
+
+    def test_dataloader(self) -> EpochLoader | list[Any]:
+        """Lightning's hook; no loader where there is no test split."""
+        return self.loader("test") if len(self.split.test) else []
+
+    def _done_batches(self) -> int:
+        if self.trainer is None or not self.trainer.training:
+            return 0
+        # Asked before the first batch of an epoch: 0, unless the loop was restored within the epoch.
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    # ---- batches on the device
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        """Lightning's hook, on the device: augment (training batches only) and normalise ``image``."""
+        if "view" not in batch:
+            return {**batch, "image": self.normalise(to_float(batch["image"]))}
+        batch = {**batch, "raw": batch["image"]}
+        return {**batch, "image": self.views(batch, [batch["view"]])[0]}
+
+    def ready(self, batch: Batch, device: torch.device | str = "cpu") -> Batch:
+        """A batch of a loader as a network takes it; for loops without a Trainer."""
+        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return self.on_after_batch_transfer(moved)
+
+    def views(self, batch: Batch, views: Sequence[int], *, strong: bool = False) -> list[Tensor]:
+        """Other looks at a training batch, augmented and normalised, each like ``image``.
+
+        Args:
+            batch: Has ``raw`` and ``index``.
+            views: Names of the looks; ``batch["view"]`` is the one that ``image`` shows. A sample looks the same
+                under the same name, in any batch.
+            strong: With the ops of ``data.strong``.
+        """
+        augmentation = self.strong if strong else self.weak
+        if strong and not augmentation.ops:
+            raise ValueError("A method asks for strong views, but data.strong is empty; list its ops there.")
+        if "raw" not in batch:
+            raise ValueError("Only training batches have other views: this one has no 'raw'.")
+        raw = to_float(batch["raw"])
+        return [self.normalise(augmentation(raw, batch["index"], view)) for view in views]
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Zero mean and unit deviation a channel; (B, C, ...) float32."""
+        return normalise(inputs, *self._statistics(inputs.device))
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and deviation on a device, copied there once."""
+        if device not in self._on_device:
+            self.prepare()
+            self._on_device[device] = (torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device))
+        return self._on_device[device]
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What a picture goes through, as JSON values, for ``apply_preprocessing`` and for deployment."""
+        self.prepare()
+        size = self.image_size
+        return {
+            "mean": list(self.mean or ()),
+            "std": list(self.std or ()),
+            "image_size": size if size is None or isinstance(size, int) else list(size),
+            "channels": self.channels,
+            "decode_size": self.decode_size,
+            "class_names": list(self.class_names),
+        }

@@ -1,0 +1,93 @@
+"""From an image file to what the network sees: shared by the image folder, export and predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Size = tuple[int, int]
+
+
+def as_size(size: int | Size | list[int]) -> Size:
+    """(height, width) from one number or two."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def decode(image: Image | str | Path, channels: int, image_size: int | Size, decode_size: int | None = None) -> Tensor:
+    """Read an image as uint8 (channels, H, W): upright, in RGB or grey, resized and cut at the centre.
+
+    Args:
+        image: Picture or path.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: Height and width of the result in pixels.
+        decode_size: Length in pixels that the shorter side is resized to before the cut; None to resize just so far
+            that the picture covers ``image_size``.
+
+    Raises:
+        OSError and others of PIL: The file is missing or broken.
+        ValueError: ``channels`` is neither 1 nor 3.
+    """
+    from PIL import Image as pil
+    from PIL import ImageOps
+
+    if channels not in (1, 3):
+        raise ValueError(f"Pictures are read with 1 or 3 channels, not {channels}.")
+    if isinstance(image, (str, Path)):
+        with pil.open(image) as opened:
+            return decode(opened, channels, image_size, decode_size)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bit: PIL would clip to 255 instead of scaling
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    image = image.convert("L" if channels == 1 else "RGB")
+    height, width = as_size(image_size)
+    factor = max(height / image.height, width / image.width)
+    if decode_size is not None:
+        factor = max(factor, decode_size / min(image.height, image.width))
+    size = (max(width, round(image.width * factor)), max(height, round(image.height * factor)))
+    if size != image.size:
+        image = image.resize(size, pil.Resampling.BILINEAR)  # smooths when it shrinks
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    image = image.crop((left, top, left + width, top + height))
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+def normalise(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """``(inputs - mean) / std`` along dimension 1; inputs (B, C, ...), mean and std (C,)."""
+    shape = (1, -1, *[1] * (inputs.ndim - 2))
+    return (inputs - mean.view(shape)) / std.view(shape)
+
+
+def to_float(inputs: Tensor) -> Tensor:
+    """uint8 as float32 in [0, 1]; floats as float32 as they are."""
+    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+
+
+def apply_preprocessing(image: Image | str | Path, preprocessing: dict[str, Any]) -> Tensor:
+    """Input of a network, (1, C, H, W) float32, from a picture.
+
+    Args:
+        image: Picture or path.
+        preprocessing: What ``KDDataModule.preprocessing()`` gave; plain JSON values.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a readable picture, or the network takes feature vectors.
+    """
+    if preprocessing["image_size"] is None:
+        raise ValueError("This network takes feature vectors; it cannot answer for pictures.")
+    size, channels = as_size(preprocessing["image_size"]), int(preprocessing["channels"])
+    try:
+        pixels = decode(image, channels, size, preprocessing.get("decode_size"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"No picture at {image}.") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{image} cannot be read as a picture: {error}") from error
+    mean, std = (torch.tensor(preprocessing[key], dtype=torch.float32) for key in ("mean", "std"))
+    return normalise(to_float(pixels[None]), mean, std)

@@ -1,0 +1,101 @@
+"""The order of samples: a pure function of (seed, epoch), the same for any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Sampler
+
+from kd_lightning.data.counter import permutation
+
+
+class Draw(NamedTuple):
+    """Key of one batch of one process."""
+
+    positions: list[int]
+    """Positions in the split."""
+    view: int | None
+    """Epoch for which to augment; None for as it is."""
+
+
+class EpochBatchSampler(Sampler[Draw]):
+    """Yields the batches of one epoch; for ``DataLoader(dataset, sampler=..., batch_size=None)``.
+
+    Each process takes its slice of every global batch, so the union over the processes is the batch that one
+    process would see, and every process has the same number of batches, none of them empty.
+
+    Args:
+        size: Number of samples.
+        batch_size: Samples in a global batch, over all processes.
+        seed: With the epoch, decides the order.
+        shuffle: False: ascending, without augmentation (``view`` is None).
+        drop_last: Leave out a last batch that is not full, unless it is the only one.
+        rank: Number of this process.
+        world: Number of processes.
+
+    Raises:
+        ValueError: ``batch_size`` cannot be shared evenly, or there are fewer samples than processes.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be in 0..{world - 1}, got {rank}.")
+        if batch_size % world:
+            raise ValueError(
+                f"batch_size={batch_size} is the global batch and cannot be shared evenly by {world} processes; "
+                f"take a multiple of {world}, such as {-(-batch_size // world) * world}."
+            )
+        if size < world:
+            raise ValueError(f"{size} samples are fewer than {world} processes; use fewer devices or more data.")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.shuffle, self.drop_last, self.rank, self.world = shuffle, drop_last, rank, world
+        self.epoch = 0
+        self._skip = 0
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        """Start and end of every global batch."""
+        full, rest = divmod(self.size, self.batch_size)
+        bounds = [(i * self.batch_size, (i + 1) * self.batch_size) for i in range(full)]
+        if rest == 0 or (self.drop_last and full):
+            return bounds
+        if rest < self.world and full:  # too few for a sample each: they join the batch before
+            return [*bounds[:-1], (bounds[-1][0], self.size)]
+        return [*bounds, (full * self.batch_size, self.size)]
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, whatever :meth:`skip` leaves out."""
+        full, rest = divmod(self.size, self.batch_size)
+        dropped = rest == 0 or (self.drop_last and full) or (rest < self.world and full)
+        return full + (0 if dropped else 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration; Lightning calls this."""
+        self.epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        """Start the next iteration, and only that one, after the first ``batches`` batches."""
+        if batches < 0:
+            raise ValueError(f"Cannot skip {batches} batches.")
+        self._skip = batches
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = permutation(self.size, self.seed, self.epoch) if self.shuffle else torch.arange(self.size)
+        view = self.epoch if self.shuffle else None
+        first, self._skip = self._skip, 0
+        for start, end in self._bounds()[first:]:
+            share = order[start:end].tensor_split(self.world)[self.rank]
+            yield Draw(share.tolist(), view)

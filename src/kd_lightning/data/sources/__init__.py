@@ -1,0 +1,1 @@
+"""Sources: each reads one kind of data and gives :class:`kd_lightning.data.arrays.Arrays`; nothing else."""
