@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from kd_lightning.core.calls import Batch, Signals
@@ -84,7 +85,7 @@ class Distiller(pl.LightningModule):
             role.listen(r for r in references if r.scope == name)
         if channels_last:
             for role in roles.by_name.values():
-                role.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                role.net.to(memory_format=torch.channels_last)
         self.pairing = self._dry_run(example, seed)
         if compile:
             for role in roles.by_name.values():
@@ -166,6 +167,7 @@ class Distiller(pl.LightningModule):
         signals = self.roles(prepared, self._active)
         if not self._gradient_checked:
             self._check_gradients(signals)
+        loss: Tensor
         loss, parts = self.objective(lambda r: self._resolve(r, signals, prepared, progress), progress)
         self._accumulate({"loss": loss.detach(), **parts})
         if loss.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
@@ -243,7 +245,7 @@ class Distiller(pl.LightningModule):
         self._sums.clear()
         self._counts.clear()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One group per trainable role, then the losses' own."""
         roles = [{"params": [p for p in r.parameters() if p.requires_grad]} for r in self.roles.trainable.values()]
         return configure([*roles, *param_groups(self.objective)], self._optimizer, self._scheduler)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -27,7 +28,9 @@ class Scheduler:
     monitor: str | None = None
 
 
-def configure(groups: list[dict[str, Any]], optimizer: OptimizerFactory, scheduler: Scheduler | None) -> dict[str, Any]:
+def configure(
+    groups: list[dict[str, Any]], optimizer: OptimizerFactory, scheduler: Scheduler | None
+) -> OptimizerLRScheduler:
     """Lightning's optimiser dictionary.
 
     Args:
@@ -37,8 +40,8 @@ def configure(groups: list[dict[str, Any]], optimizer: OptimizerFactory, schedul
     """
     built = optimizer([group for group in groups if group["params"]])
     if scheduler is None:
-        return {"optimizer": built}
-    settings: dict[str, Any] = {"scheduler": scheduler.factory(built), "interval": scheduler.interval}
+        return built
+    settings: LRSchedulerConfigType = {"scheduler": scheduler.factory(built), "interval": scheduler.interval}
     if scheduler.monitor is not None:
         settings["monitor"] = scheduler.monitor
     return {"optimizer": built, "lr_scheduler": settings}

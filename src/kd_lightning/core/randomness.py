@@ -22,7 +22,7 @@ class RandomState(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """State of torch, numpy, python and CUDA generators."""
-        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
         state: dict[str, Any] = {
             "torch": torch.get_rng_state(),
             "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],  # type: ignore[union-attr]

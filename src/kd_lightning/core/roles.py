@@ -135,12 +135,16 @@ class Roles(nn.Module):
     @property
     def by_name(self) -> dict[str, Role]:
         """Every role."""
-        return {**{r.name: r for r in self._frozen}, **{n: r for n, r in self.trainable.items()}}  # type: ignore[dict-item]
+        roles = {role.name: role for role in self._frozen}
+        for role in self.trainable.values():
+            assert isinstance(role, Role)
+            roles[role.name] = role
+        return roles
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Roles:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for role in self._frozen:
-            role._apply(fn, recurse)
+            role._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def forward(self, batch: Batch, names: Iterable[str]) -> dict[str, Signals]:

@@ -17,7 +17,7 @@ def find_module(net: nn.Module, path: str, owner: str) -> nn.Module:
     Raises:
         ValueError: Where there is none; lists near names.
     """
-    modules = dict(net.named_modules())
+    modules: dict[str, nn.Module] = dict(net.named_modules())
     if path in modules and path:
         return modules[path]
     names = [name for name in modules if name]

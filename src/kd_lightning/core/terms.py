@@ -85,7 +85,8 @@ class Stage:
     Attributes:
         terms: Names of the terms that are active.
         fraction: Its share of the training; the shares of all stages add up to 1.
-        params: Regular expressions over parameter names (``student\\.layer1``, ``terms\\.ft``) that learn; None for all.
+        params: Regular expressions over the names of the parameters that learn (``student\\.layer1``,
+            ``terms\\.ft``); None for all.
     """
 
     terms: tuple[str, ...]

@@ -1,0 +1,240 @@
+"""An arm: one net trained one way with one seed, kept in one folder. Teacher, student alone, distilled student alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.trainer.states import TrainerStatus
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kd_lightning.core.distiller import Distiller
+from kd_lightning.data.module import KDDataModule
+from kd_lightning.jobs._assemble import build_distiller, build_net, build_trainer
+from kd_lightning.jobs._load import ARM
+from kd_lightning.launch import UserAbortError
+from kd_lightning.report.measure import classification_metrics
+from kd_lightning.runs import digest, write_json
+
+log = logging.getLogger("kd_lightning")
+
+# The parts of a configuration that decide what an arm becomes.
+_IDENTITY = ("student", "method", "optimizer", "scheduler", "callbacks", "metrics", "seed", "select", "compile")
+_TRAINER_IDENTITY = (
+    "max_epochs max_steps precision strategy devices gradient_clip_val gradient_clip_algorithm accumulate_grad_batches"
+    " deterministic limit_train_batches limit_val_batches overfit_batches sync_batchnorm channels_last ema"
+).split()
+
+
+@dataclass
+class FittedArm:
+    """A finished arm.
+
+    Attributes:
+        folder: Where everything of it lies.
+        net: The trained net with its selected weights, in eval mode, on the CPU.
+        record: Contents of arm.json: metrics, seconds, fingerprint.
+    """
+
+    folder: Path
+    net: nn.Module
+    record: dict[str, Any]
+
+    def predictions(self) -> dict[str, Tensor]:
+        """``logits`` (N, C), ``target`` (N,), ``index`` (N,) on the test split."""
+        return load_file(self.folder / "test.safetensors")
+
+
+def arm_identity(cfg: DictConfig, data: KDDataModule, teacher: nn.Module | None) -> str:
+    """Hash of all that decides what the arm becomes: configuration, data, split, teacher's weights."""
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(_IDENTITY)), resolve=True)
+    trainer = {key: cfg.trainer[key] for key in _TRAINER_IDENTITY}
+    settings = OmegaConf.to_container(cfg.data, resolve=True)
+    weights = None if teacher is None else weights_hash(teacher)
+    return digest([plain, str(trainer), settings, data.fingerprint, weights])
+
+
+def weights_hash(net: nn.Module) -> str:
+    """Hash of a net's weights and buffers."""
+    return digest([(name, hash_tensor(value)) for name, value in sorted(net.state_dict().items())])
+
+
+def hash_tensor(value: Tensor) -> str:
+    """Hash of a tensor's bytes."""
+    import hashlib
+
+    return hashlib.sha256(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def deployed_net(cfg: DictConfig, teacher: nn.Module | None = None) -> nn.Module:
+    """The student as it is trained and shipped: the configured net, in the method's wrapper where it has one."""
+    net = build_net(cfg.student, cfg.seed)
+    if cfg.method.student_wrapper is None:
+        return net
+    if teacher is None:  # only its shapes are needed: the weights come with the student's
+        teacher = instantiate(cfg.teacher.net)
+    example = torch.zeros(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.seed)
+        wrapped: nn.Module = instantiate(cfg.method.student_wrapper)(net, teacher, example)
+    return wrapped
+
+
+def fit_arm(
+    cfg: DictConfig,
+    folder: Path,
+    data: KDDataModule,
+    teacher: nn.Module | None = None,
+    label: str = "student",
+    kind: str = "distilled",
+) -> FittedArm:
+    """Train, select, measure on test and save; or take what an earlier start already finished.
+
+    Args:
+        cfg: The arm's whole configuration: ``student`` is the net that learns, ``method`` how.
+        folder: Where the arm lives.
+        data: Prepared data.
+        teacher: The teacher's net, where the method needs one.
+        label: What the user reads.
+        kind: ``teacher``, ``alone`` or ``distilled``.
+    """
+    identity = arm_identity(cfg, data, teacher)
+    net = deployed_net(cfg, teacher)
+    done = _finished(folder, identity)
+    if done is not None:
+        log.info(f"{label}: finished earlier, taken from {folder}")
+        net.load_state_dict(load_file(folder / "student.safetensors"))
+        return FittedArm(folder, net.eval(), done)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data.seed = cfg.seed
+    distiller = build_distiller(cfg, data, net, teacher)
+    log.info(f"{label}: training ...")
+    for name, shapes in distiller.pairing:
+        log.info(f"  {name}: " + ", ".join(f"{argument} {shape}" for argument, shape in shapes.items()))
+    trainer = build_trainer(cfg, folder, label)
+    started = time.perf_counter()
+    _fit(trainer, distiller, data, _resume_point(cfg, folder))
+    seconds = time.perf_counter() - started
+    states = _weights(trainer, net)
+    arm = FittedArm(folder, net, {**_record(cfg, identity, trainer, seconds), "label": label, "kind": kind})
+    if trainer.is_global_zero:
+        _measure_and_save(arm, cfg, data, states)
+    trainer.strategy.barrier()
+    net.load_state_dict(states[cfg.select])
+    net.eval()
+    return arm
+
+
+def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The record of an arm that is complete and of the same identity."""
+    try:
+        record: dict[str, Any] = json.loads((folder / ARM).read_text())
+    except (OSError, ValueError):
+        return None
+    return record if record.get("identity") == identity and (folder / "student.safetensors").is_file() else None
+
+
+def _resume_point(cfg: DictConfig, folder: Path) -> str | None:
+    """The checkpoint to go on from: the one that was asked for, else the newest that an interrupted start left."""
+    if cfg.ckpt_path is not None:
+        if not Path(cfg.ckpt_path).is_file():
+            raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such checkpoint.")
+        return str(cfg.ckpt_path)
+    left = [p for p in (folder / "checkpoints").glob("*.ckpt") if p.stem in ("last", "interrupted")]
+    if not left:
+        return None
+    newest = max(left, key=lambda p: p.stat().st_mtime)
+    log.info(f"  going on from {newest.name}")
+    return str(newest)
+
+
+def _fit(trainer: pl.Trainer, distiller: Distiller, data: KDDataModule, ckpt_path: str | None) -> None:
+    """Lightning's fit; an interruption from outside becomes ours, with its exit code."""
+    try:
+        trainer.fit(distiller, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    except SystemExit as stop:
+        code = 143 if trainer.received_sigterm else 130
+        where = "resume=auto goes on from the checkpoint."
+        raise UserAbortError(f"Stopped. {where}", code) from stop
+    if trainer.state.status == TrainerStatus.INTERRUPTED:
+        raise UserAbortError("Stopped. resume=auto goes on from the checkpoint.", 130)
+
+
+def _weights(trainer: pl.Trainer, net: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """The student's weights: after the last step, and the best on validation."""
+    last = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if not path:
+        return {"last": last, "best": last}
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "roles.trainable.student.net."
+    return {"last": last, "best": {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}}
+
+
+def _record(cfg: DictConfig, identity: str, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
+    monitored = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    return {
+        "identity": identity,
+        "model": cfg.student.name,
+        "method": cfg.method.name,
+        "seed": cfg.seed,
+        "selected": cfg.select,
+        "epochs": trainer.current_epoch,
+        "train_seconds": round(seconds, 2),
+        "validation": {cfg.metrics.monitor: None if monitored is None else round(float(monitored), 6)},
+    }
+
+
+def _measure_and_save(
+    arm: FittedArm, cfg: DictConfig, data: KDDataModule, states: Mapping[str, dict[str, Tensor]]
+) -> None:
+    """Measure last and best on test, save the selected weights and their predictions; arm.json comes last."""
+    arm.record["test"] = {}
+    for which in ("last", "best"):
+        arm.net.load_state_dict(states[which])
+        predictions = predict_logits(arm.net, instantiate(cfg.student.call), data.test_dataloader(), data)
+        arm.record["test"][which] = classification_metrics(
+            predictions["logits"], predictions["target"], data.num_classes
+        )
+        if which == cfg.select:
+            save_file(predictions, arm.folder / "test.safetensors")
+    save_file({k: v.contiguous() for k, v in states[cfg.select].items()}, arm.folder / "student.safetensors")
+    write_json(arm.folder / ARM, arm.record)
+
+
+@torch.no_grad()
+def predict_logits(
+    net: nn.Module, call: Any, batches: Iterable[Mapping[str, Any]], data: KDDataModule
+) -> dict[str, Tensor]:
+    """Logits of a net over a split, with targets and indices, on the CPU.
+
+    Args:
+        net: Any classifier; its mode is put back afterwards.
+        call: How a batch goes through it.
+        batches: Raw batches of the split.
+        data: Turns a raw batch into what the net sees.
+    """
+    device = next(net.parameters()).device
+    training = net.training
+    net.eval()
+    parts: dict[str, list[Tensor]] = {"logits": [], "target": [], "index": []}
+    for raw in batches:
+        batch = data.ready(raw, device)
+        parts["logits"].append(call(net, batch)["logits"].float().cpu())
+        parts["target"].append(batch["target"].cpu())
+        parts["index"].append(batch["index"].cpu())
+    net.train(training)
+    return {name: torch.cat(values) for name, values in parts.items()}

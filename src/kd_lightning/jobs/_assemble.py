@@ -1,0 +1,257 @@
+"""From configuration to objects: data, nets, roles, distiller, trainer."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import get_object, instantiate
+from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from torch import nn
+
+from kd_lightning.core.distiller import Distiller
+from kd_lightning.core.metrics import Evaluation
+from kd_lightning.core.optim import Scheduler
+from kd_lightning.core.roles import Role, Roles
+from kd_lightning.core.terms import Objective, Stage, Term
+from kd_lightning.data.module import KDDataModule
+from kd_lightning.models.anatomy import anatomy
+from kd_lightning.models.fold import fold_batchnorm
+
+log = logging.getLogger("kd_lightning")
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+
+
+# -- checking --------------------------------------------------------------------------------------------------------
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a ``_target_``, and its path."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                yield from _targets(node[key], f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for i, item in enumerate(node):
+            yield from _targets(item, f"{path}[{i}]")
+
+
+def check_targets(cfg: DictConfig) -> None:
+    """Refuse a misspelt argument before anything is trained.
+
+    Raises:
+        ValueError: Where a ``_target_`` cannot be imported or does not take an argument; names both.
+    """
+    for path, node in _targets(cfg):
+        try:
+            target = get_object(node._target_)
+            parameters = inspect.signature(target).parameters
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{path}: cannot import {node._target_}: {error}") from None
+        except (TypeError, ValueError):  # built-in without a signature
+            continue
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            continue
+        for key in set(node) - _INSTANTIATE_KEYS - set(parameters):
+            near = difflib.get_close_matches(str(key), parameters, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(
+                f"{path}: {node._target_} takes no argument '{key}'.{hint} It takes: {', '.join(parameters)}."
+            )
+
+
+# -- data and nets ---------------------------------------------------------------------------------------------------
+
+
+def build_data(cfg: DictConfig) -> KDDataModule:
+    """The data, prepared; what it found out is written into the configuration for the models."""
+    data: KDDataModule = instantiate(cfg.data)
+    data.prepare()
+    with open_dict(cfg.data):
+        for key in ("num_classes", "channels", "image_size"):
+            if cfg.data.get(key) is None:
+                cfg.data[key] = getattr(data, key)
+    return data
+
+
+def build_net(role: DictConfig, seed: int) -> nn.Module:
+    """A net from its configuration, with its checkpoint where it has one; initial weights depend on the seed only.
+
+    Raises:
+        ValueError: Where the checkpoint is of another model.
+    """
+    from kd_lightning.models.registry import load_weights
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net: nn.Module = instantiate(role.net)
+    if role.checkpoint is not None:
+        load_weights(net, checkpoint_file(role.checkpoint))
+    return net
+
+
+def checkpoint_file(path: str) -> Path:
+    """The weights that a ``checkpoint`` setting means: a file, or a run folder's student.
+
+    Raises:
+        FileNotFoundError: Where there is nothing of the kind.
+    """
+    from kd_lightning.jobs._load import student_folder
+
+    given = Path(path)
+    if given.is_file():
+        return given
+    if given.is_dir():
+        return student_folder(given) / "student.safetensors"
+    raise FileNotFoundError(
+        f"checkpoint={path}: no such file or run folder. Give a .safetensors file, a file that"
+        " torch.load(weights_only=True) reads, or the folder of a finished run."
+    )
+
+
+def build_role(name: str, role: DictConfig, net: nn.Module, example: Mapping[str, Any], trainable: bool) -> Role:
+    """A role with the aliases of its anatomy and those of the configuration on top."""
+    aliases: dict[str, Any] = {}
+    try:
+        aliases.update(anatomy(net, example=example.get("image")).aliases())
+    except ValueError as error:  # nothing to propose: plain paths and `taps` still work
+        log.debug(f"{name}: {error}")
+    taps = OmegaConf.to_container(role.taps)
+    assert isinstance(taps, dict)
+    aliases.update({str(k): v if isinstance(v, str) else tuple(v) for k, v in taps.items()})
+    precision = None if trainable or role.get("precision") is None else _dtype(role.precision)
+    return Role(name, net, instantiate(role.call), aliases, trainable=trainable, precision=precision)
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise ValueError(f"teacher.precision={name}: choose {', '.join(_DTYPES)} or null.")
+    return _DTYPES[name]
+
+
+# -- distiller -------------------------------------------------------------------------------------------------------
+
+
+def build_objective(method: DictConfig) -> Objective:
+    """Terms and stages of a method."""
+    terms = []
+    for name, node in method.terms.items():
+        if node is None:
+            continue  # a term that an override took out
+        weight = node.weight if isinstance(node.weight, (int, float)) else instantiate(node.weight)
+        terms.append(Term(str(name), instantiate(node.loss), OmegaConf.to_container(node.inputs), weight))  # type: ignore[arg-type]
+    stages = [
+        Stage(tuple(s.terms), float(s.fraction), None if s.get("params") is None else tuple(s.params))
+        for s in method.stages
+    ]
+    return Objective(terms, stages)
+
+
+def needs_teacher(method: DictConfig) -> bool:
+    """Whether a method takes anything from a teacher."""
+    if method.student_wrapper is not None:
+        return True
+    terms = build_objective(method)
+    return any(reference.scope == "teacher" for term in terms for reference in term.references())
+
+
+def build_distiller(
+    cfg: DictConfig, data: KDDataModule, student: nn.Module, teacher: nn.Module | None
+) -> Distiller:
+    """Roles, objective and optimiser joined; fails here where they do not fit together.
+
+    Raises:
+        ValueError: Where a net does not answer with the data's number of classes, or a reference leads nowhere.
+    """
+    example = data.ready(next(iter(data.loader("train", train=True))))
+    objective = build_objective(cfg.method)
+    roles = [build_role("student", cfg.student, student, example, trainable=True)]
+    if teacher is not None:
+        modules_used = any(r.scope == "teacher" and r.flag == "module" for t in objective for r in t.references())
+        if cfg.teacher.fold and not modules_used:
+            teacher = fold_batchnorm(teacher, example["image"])
+        roles.append(build_role("teacher", cfg.teacher, teacher, example, trainable=False))
+    for role in roles:
+        _check_classes(role, example, cfg)
+    rollout = instantiate(cfg.method.rollout)
+    if hasattr(rollout, "attach"):
+        rollout.attach(data)
+    return Distiller(
+        Roles(roles),
+        objective,
+        example,
+        facts={"num_classes": data.num_classes, "num_samples": data.num_samples},
+        optimizer=instantiate(cfg.optimizer),
+        scheduler=None if cfg.scheduler.factory is None else Scheduler(**_scheduler(cfg.scheduler)),
+        evaluation=Evaluation(
+            {str(name): instantiate(node) for name, node in cfg.metrics.metrics.items()}, dict(cfg.metrics.inputs)
+        ),
+        rollout=rollout,
+        seed=cfg.seed,
+        channels_last=cfg.trainer.channels_last,
+        compile=cfg.compile,
+    )
+
+
+def _scheduler(node: DictConfig) -> dict[str, Any]:
+    return {"factory": instantiate(node.factory), "interval": node.interval, "monitor": node.monitor}
+
+
+def _check_classes(role: Role, example: Mapping[str, Any], cfg: DictConfig) -> None:
+    """Teacher and student must answer with the data's classes."""
+    if "logits" not in role.call.provides:
+        return
+    training = role.net.training
+    role.net.eval()
+    with torch.no_grad():
+        classes = role.call(role.net, example)["logits"].shape[-1]
+    role.net.train(training)
+    if classes != cfg.data.num_classes:
+        raise ValueError(
+            f"The {role.name} answers with {classes} classes, the data ({cfg.data.name}) has {cfg.data.num_classes}."
+            f" Set {role.name}.net.num_classes, or give a checkpoint that was trained on these classes."
+        )
+
+
+# -- trainer ---------------------------------------------------------------------------------------------------------
+
+_OURS = ("channels_last", "ema")
+
+
+def build_trainer(cfg: DictConfig, folder: Path, label: str) -> pl.Trainer:
+    """Lightning's Trainer with callbacks and loggers of the configuration."""
+    options = {k: v for k, v in cfg.trainer.items() if k not in _OURS}
+    callbacks = [
+        instantiate(_with(node, dirpath=str(folder / "checkpoints")))
+        for name, node in cfg.callbacks.items()
+        if node is not None and (name != "progress_bar" or cfg.trainer.enable_progress_bar)
+    ]
+    if cfg.trainer.ema is not None:
+        callbacks.append(pl.callbacks.EMAWeightAveraging(decay=cfg.trainer.ema))
+    loggers = [CSVLogger(folder, name="logs")]
+    loggers += [instantiate(_with(node, save_dir=str(folder), name=label)) for node in cfg.logger.values() if node]
+    return pl.Trainer(
+        **{k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in options.items()},
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=str(folder),
+        use_distributed_sampler=False,  # the sampler of the data knows ranks itself
+    )
+
+
+def _with(node: DictConfig, **defaults: Any) -> DictConfig:
+    """The node with these arguments where its target takes them and it does not set them itself."""
+    parameters = inspect.signature(get_object(node._target_)).parameters
+    missing = {k: v for k, v in defaults.items() if k in parameters and node.get(k) is None}
+    return OmegaConf.merge(node, missing) if missing else node  # type: ignore[return-value]

@@ -1,0 +1,91 @@
+"""From arm folders to a comparison."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+from torch import nn
+
+from kd_lightning.data.arrays import take
+from kd_lightning.data.module import KDDataModule
+from kd_lightning.jobs._load import ARM
+from kd_lightning.report.measure import count_parameters, flops, latency
+from kd_lightning.report.results import Arm, Comparison, Cost, Run, compare
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a finished arm.
+
+    Raises:
+        FileNotFoundError: Where the folder is none.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / ARM).read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} is not the folder of a finished training (no {ARM}).") from None
+    return record
+
+
+def read_curves(folder: Path) -> list[dict[str, Any]]:
+    """Rows of the CSV log. A training that was resumed has several; what a later one logged again counts once."""
+    rows: list[dict[str, Any]] = []
+    logs = sorted((folder / "logs").glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
+    for path in logs:
+        with path.open(newline="") as handle:
+            new = [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(handle)]
+        if new:
+            start = min(row.get("step", 0.0) for row in new)
+            rows = [row for row in rows if row.get("step", 0.0) < start] + new
+    return rows
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """One finished training as the report needs it."""
+    record = read_record(folder)
+    predictions = load_file(folder / "test.safetensors")
+    return Run(
+        name=name,
+        seed=int(record["seed"]),
+        folder=str(folder),
+        logits=predictions["logits"],
+        target=predictions["target"],
+        index=predictions["index"],
+        curves=read_curves(folder),
+        train_seconds=record["train_seconds"],
+    )
+
+
+def cost_of(net: nn.Module, data: KDDataModule, folder: Path | None, cfg: DictConfig) -> Cost:
+    """What a net costs: counted, weighed and timed on this machine's CPU."""
+    example = data.ready(next(iter(data.loader("test"))))["image"]
+    net = net.cpu().eval()
+    weights = None if folder is None else folder / "student.safetensors"
+    cost = Cost(
+        parameters=count_parameters(net),
+        flops=flops(net, example),
+        file_bytes=weights.stat().st_size if weights is not None and weights.is_file() else None,
+    )
+    if cfg.compare.latency:
+        batch = cfg.compare.latency_batch
+        cost.latency_ms_batch1 = latency(net, example, 1)
+        cost.latency_ms_batched, cost.batched = latency(net, example, batch), batch
+    return cost
+
+
+def build_arm(name: str, kind: Any, folders: Iterable[Path], cost: Cost) -> Arm:
+    """An arm of several seeds."""
+    return Arm(name, kind, [read_run(folder, name) for folder in folders], cost)
+
+
+def build_comparison(arms: list[Arm], data: KDDataModule, cfg: DictConfig, reference: str | None) -> Comparison:
+    """The comparison of arms on the data's test split, with its pictures."""
+    positions = data.split.test[torch.arange(len(data.split.test))]
+    raw = take(data.arrays.inputs, positions) if data.image_size is not None and len(positions) <= 20_000 else None
+    return compare(arms, data.class_names, reference, images=raw, alpha=cfg.compare.alpha)

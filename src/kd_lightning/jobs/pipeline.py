@@ -1,0 +1,104 @@
+"""``job=pipeline``: teacher, student alone, distilled student; compared, reported, exported."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from safetensors.torch import save_file
+
+from kd_lightning.data.module import KDDataModule
+from kd_lightning.jobs._arm import FittedArm, fit_arm, predict_logits
+from kd_lightning.jobs._assemble import build_data, build_role, check_targets
+from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of
+from kd_lightning.jobs._export import export_student
+from kd_lightning.jobs._teacher import obtain_teacher
+from kd_lightning.report.html import write_reports
+from kd_lightning.report.results import Arm, Comparison, Run
+from kd_lightning.report.tables import console_table
+from kd_lightning.runs import write_status
+
+log = logging.getLogger("kd_lightning")
+
+ALONE = "student alone"
+
+
+def run(cfg: DictConfig, folder: Path) -> float:
+    """The whole way; returns the distilled student's mean value of ``metrics.monitor`` on validation."""
+    check_targets(cfg)
+    data = build_data(cfg)
+    data.save_split(folder)
+    seeds = list(cfg.seeds) if cfg.seeds is not None else [cfg.seed]
+    arms = ["teacher"] + [f"{cfg[m].name} {s}" for s in seeds for m in ("baseline", "method") if cfg[m] is not None]
+    log.info(f"Plan: {len(arms)} trainings (teacher, then student {cfg.student.name} with seeds {seeds})")
+
+    teacher, teacher_arm = obtain_teacher(cfg, data)
+    distilled_name = f"student + {cfg.method.name}"
+    fitted: dict[str, list[FittedArm]] = {}
+    for seed in seeds:
+        for name, method, kind in ((ALONE, cfg.baseline, "alone"), (distilled_name, cfg.method, "distilled")):
+            if method is None:
+                continue
+            own = _with_method(cfg, method, seed)
+            target = folder / ("alone" if kind == "alone" else method.name) / f"seed_{seed}"
+            net = None if kind == "alone" else teacher
+            fitted.setdefault(name, []).append(fit_arm(own, target, data, net, f"{name}, seed {seed}", kind))
+
+    comparison = _compare(cfg, folder, data, fitted, (teacher, teacher_arm))
+    chosen = max(fitted[distilled_name], key=lambda arm: _validation(arm, cfg))
+    write_status(folder, student=str(chosen.folder.relative_to(folder)))
+    _show(folder, comparison, cfg)
+    export_student(chosen, data, folder / "export", cfg)
+    return sum(_validation(arm, cfg) for arm in fitted[distilled_name]) / len(seeds)
+
+
+def _with_method(cfg: DictConfig, method: DictConfig, seed: int) -> DictConfig:
+    """The configuration of one arm."""
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own.seed = seed
+    own.seeds = None
+    own.method = method
+    return own
+
+
+def _validation(arm: FittedArm, cfg: DictConfig) -> float:
+    """The arm's best value on validation, larger is better."""
+    value = arm.record["validation"][cfg.metrics.monitor]
+    sign = 1.0 if cfg.metrics.mode == "max" else -1.0
+    return float("nan") if value is None else sign * float(value)
+
+
+def _compare(
+    cfg: DictConfig, folder: Path, data: KDDataModule, fitted: dict[str, list[FittedArm]], teacher: tuple
+) -> Comparison:
+    """Teacher, student alone and distilled student on the test split."""
+    log.info("Comparing on the test split ...")
+    net, arm = teacher
+    if arm is None:  # loaded or pretrained: measured here
+        role = build_role("teacher", cfg.teacher, net, {}, trainable=False)
+        predictions = predict_logits(net, role.call, data.test_dataloader(), data)
+        (folder / "teacher").mkdir(exist_ok=True)
+        save_file(predictions, folder / "teacher" / "test.safetensors")
+        runs = [Run("teacher", cfg.teacher.seed, str(folder / "teacher"), **predictions)]
+        arms = [Arm("teacher", "teacher", runs, cost_of(net, data, None, cfg))]
+    else:
+        arms = [build_arm("teacher", "teacher", [arm.folder], cost_of(net, data, arm.folder, cfg))]
+    for name, group in fitted.items():
+        cost = cost_of(group[0].net, data, group[0].folder, cfg)
+        arms.append(build_arm(name, group[0].record["kind"], [a.folder for a in group], cost))
+    return build_comparison(arms, data, cfg, ALONE if ALONE in fitted else None)
+
+
+def _show(folder: Path, comparison: Comparison, cfg: DictConfig) -> None:
+    """Print the table and the verdict, write the reports."""
+    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"]), resolve=True)
+    paths = write_reports(folder, comparison, settings)
+    console = Console()
+    console.print(console_table(comparison))
+    for verdict in comparison.verdicts:
+        console.print(verdict)
+    for warning in comparison.warnings:
+        console.print(f"[yellow]{warning}[/yellow]")
+    console.print(f"Report: {paths['report.html']}", soft_wrap=True, highlight=False)

@@ -1,0 +1,136 @@
+"""From a composed configuration to a running job: what the user sees first, and what they see when it fails."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from kd_lightning import __version__
+from kd_lightning.runs import fingerprint, owner, read_status, write_status
+
+log = logging.getLogger("kd_lightning")
+
+JOBS = Path(__file__).parent / "jobs"
+
+
+class UserAbortError(Exception):
+    """The run was stopped from outside: Ctrl-C (130) or SIGTERM (143)."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def job_names() -> list[str]:
+    """Every job: the public modules of kd_lightning.jobs that have a ``run``."""
+    return sorted(p.stem for p in JOBS.glob("*.py") if not p.stem.startswith("_"))
+
+
+def explain(error: BaseException) -> str | None:
+    """One paragraph for an error that the user can mend; None for a fault of the program, which gets its trace."""
+    from hydra.errors import InstantiationException
+
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    kinds = (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException, PermissionError, ModuleNotFoundError)
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"Error: {error.strerror}: {error.filename or ''} (disk full or not writable?)"
+    if isinstance(error, kinds) or type(error).__name__ in {"NonFiniteLossError", "UsageError"}:
+        return f"Error: {error}"
+    return None
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what cannot run, before anything heavy is imported.
+
+    Raises:
+        ValueError: For an unknown job, a bad choice, or a sweep with subprocess DDP.
+    """
+    if cfg.job not in job_names():
+        near = difflib.get_close_matches(cfg.job, job_names(), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"Unknown job '{cfg.job}'.{hint} Jobs: {', '.join(job_names())}.")
+    if cfg.select not in ("best", "last"):
+        raise ValueError(f"select={cfg.select}: choose best (on validation) or last.")
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if multirun and str(cfg.trainer.strategy) in ("ddp", "fsdp"):
+        raise ValueError(
+            f"A sweep (-m) with trainer.strategy={cfg.trainer.strategy} would start the whole sweep again in every"
+            " process. Use trainer=ddp_spawn, or a process launcher (hydra/launcher=submitit_slurm)."
+        )
+
+
+def _quieten() -> None:
+    """One log line a fact: Lightning's loggers also have a handler of their own."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).propagate = False
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches .* is smaller than the logging interval.*")
+
+
+def launch(cfg: DictConfig) -> Any:
+    """Run the job of a composed configuration in Hydra's output folder.
+
+    Returns:
+        What the job returns; the pipeline's is the value a sweeper optimises.
+    """
+    check(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    log.info(f"kd_lightning {__version__} · {cfg.job} · {cfg.name} → {_short(folder)}")
+    before = read_status(folder)
+    if cfg.resume == "auto" and before.get("state") == "finished":
+        log.info("This run is finished already: nothing to do.")
+        return before.get("result")
+    if before:
+        log.info("Going on with an unfinished run.")
+    elif cfg.resume == "auto":
+        log.info("No unfinished run of this configuration: starting a new one.")
+    log.info("Loading PyTorch and Lightning ...")
+    started = time.perf_counter()
+    _quieten()
+    write_status(folder, state="running", job=cfg.job, fingerprint=fingerprint(cfg), **owner())
+    try:
+        result = importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(cfg, folder)
+    except BaseException as error:
+        interrupted = isinstance(error, (KeyboardInterrupt, UserAbortError))
+        _try_status(folder, state="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")
+        raise
+    seconds = time.perf_counter() - started
+    write_status(folder, state="finished", seconds=round(seconds, 1), result=_plain(result), error=None)
+    log.info(f"Done in {seconds:.0f} s. Everything is in {_short(folder)}")
+    return result
+
+
+def _try_status(folder: Path, **changes: Any) -> None:
+    """Write the state while something else has failed: a full disk must not hide the first error."""
+    try:
+        write_status(folder, **changes)
+    except OSError:
+        log.warning(f"Could not write {folder / 'status.json'}.")
+
+
+def _plain(result: Any) -> Any:
+    """The result where JSON can say it."""
+    return result if isinstance(result, (int, float, str)) else None
+
+
+def _short(folder: Path) -> str:
+    """Relative to the current folder where possible."""
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)

@@ -1,0 +1,104 @@
+"""Run folders: their name, their state, and what identifies a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+STATUS = "status.json"
+# What may differ between two starts of the same run.
+_NOT_IDENTITY = ("hydra", "resume", "ckpt_path", "logger", "run", "inputs", "predict")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
+        json.dump(content, handle, indent=2, sort_keys=True)
+        handle.write("\n")
+    os.replace(handle.name, path)
+
+
+def digest(content: Any) -> str:
+    """Short hash of anything JSON can say."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """Identity of a run: its whole configuration, less what may differ when it is started again."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    return digest({str(key): value for key, value in plain.items() if key not in _NOT_IDENTITY})
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The state of a run folder; empty where there is none or it cannot be read."""
+    try:
+        status = json.loads((folder / STATUS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def write_status(folder: Path, **changes: Any) -> None:
+    """Update the state of a run folder."""
+    write_json(folder / STATUS, {**read_status(folder), **changes})
+
+
+def owner() -> dict[str, Any]:
+    """This process, for telling a live run from a dead one."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def _is_alive(status: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote the state still runs on this machine."""
+    if status.get("state") != "running" or status.get("host") != socket.gethostname():
+        return False
+    pid = int(status.get("pid", -1))
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def unfinished(parent: Path, identity: str) -> Path | None:
+    """The newest folder below ``parent`` whose run has this identity, did not finish, and is not running now."""
+    found = []
+    for path in parent.glob(f"*/{STATUS}"):
+        status = read_status(path.parent)
+        if status.get("fingerprint") == identity and status.get("state") != "finished" and not _is_alive(status):
+            found.append(path.parent)
+    return max(found, key=lambda folder: folder.name, default=None)
+
+
+_RUN_DIRS: dict[tuple[str, str], str] = {}
+
+
+def _run_dir(name: str, resume: str, *, _root_: DictConfig) -> str:
+    """Folder of this run: a new one, or with resume=auto the newest unfinished one of the same configuration."""
+    parent = Path("outputs") / name
+    # Hydra asks more than once, with and without its own node; the answer must stay the same.
+    if resume not in ("auto", "never"):
+        raise ValueError(f"resume={resume}: choose auto or never.")
+    key = (str(parent), resume)
+    if key not in _RUN_DIRS:
+        found = unfinished(parent, fingerprint(_root_)) if resume == "auto" else None
+        _RUN_DIRS[key] = str(found or parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    return _RUN_DIRS[key]
+
+
+def register_resolvers() -> None:
+    """Make ``${kd.run_dir:...}`` known."""
+    OmegaConf.register_new_resolver("kd.run_dir", _run_dir, replace=True)
