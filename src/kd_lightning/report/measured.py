@@ -48,6 +48,10 @@ class Measured:
         """Accuracy per class (C,), mean over seeds; nan where the test split has no sample of it."""
         return self.class_accuracy.mean(dim=0)
 
+    def metrics_mean(self, metric: str) -> float:
+        """Mean of a metric that every run has."""
+        return sum(row[metric] for row in self.metrics) / len(self.metrics)
+
     def of_seeds(self, metric: str, seeds: Sequence[int]) -> list[float]:
         """The metric under each of these seeds."""
         return [self.metrics[self.seeds.index(seed)][metric] for seed in seeds]

@@ -1,0 +1,165 @@
+"""Training curves: rows of Lightning's CSV log as lines, one per arm and loss term."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from kd_lightning.report import format as fmt
+from kd_lightning.report.records import Run
+from kd_lightning.report.results import Comparison, Measured
+from kd_lightning.report.svg import FULL, HALF, Look, Plot, drawing, grid, looks, render, short, spread
+
+Line = dict[float, float]  # x -> y
+TOTAL = "train/loss"
+NOT_A_LOSS = {"top1", "top5", "accuracy", "acc", "lr", "grad_norm"}
+
+
+def line(run: Run, key: str, axis: str) -> Line:
+    """A column of the log over `axis` ('epoch', counted from 1, or 'step'); several rows at one x are averaged."""
+    found: dict[float, list[float]] = defaultdict(list)
+    for row in run.curves:
+        x, y = _number(row.get(axis)), _number(row.get(key))
+        if x is not None and y is not None:
+            found[x + (axis == "epoch")].append(y)
+    return {x: sum(ys) / len(ys) for x, ys in sorted(found.items())}
+
+
+def validation(comparison: Comparison) -> Plot | None:
+    """Validation accuracy of every arm; None where no run has logged it."""
+    axis = _axis(comparison)
+    lines = {arm.name: _lines(arm, "val/top1", axis) for arm in comparison.arms}
+    lines = {name: found for name, found in lines.items() if found}
+    if not lines:
+        return None
+    title, look = _validation_title(comparison, lines), looks(comparison)
+    with drawing(HALF, 3.1) as figure:
+        axes = figure.subplots()
+        ends = []
+        for name, found in lines.items():
+            ends.append(_draw(axes, found, look[name], scale=100))
+        _label_ends(axes, ends, [short(name) for name in lines], [look[name].colour for name in lines])
+        axes.set(xlabel=axis, ylabel="validation top-1 (%)")
+        grid(axes, "y")
+        return Plot(title, render(figure, title))
+
+
+def losses(comparison: Comparison) -> Plot | None:
+    """Training loss and its terms, a panel for each arm that was trained here; None where nothing was logged."""
+    axis, look = _axis(comparison), looks(comparison)
+    panels = [(arm, _terms(arm, axis)) for arm in comparison.arms]
+    panels = [(arm, terms) for arm, terms in panels if terms]
+    if not panels:
+        return None
+    title = _loss_title(panels)
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    with drawing(FULL if across > 1 else HALF, 0.3 + 2.5 * down) as figure:
+        grid_of_axes = figure.subplots(down, across, squeeze=False).ravel()
+        for axes, (arm, terms) in zip(grid_of_axes, panels, strict=False):
+            dashes = ["-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2))]
+            ends = [
+                _draw(axes, found, look[arm.name], style=dashes[min(i, 3)], faint=i > 0)
+                for i, found in enumerate(terms.values())
+            ]
+            _scale(axes, terms)
+            _label_ends(axes, ends, list(terms), [look[arm.name].colour] * len(terms))
+            axes.set_title(short(arm), loc="left", fontsize=9, color=look[arm.name].colour, fontweight="bold")
+            axes.set_xlabel(axis)
+            grid(axes, "y")
+        for axes in grid_of_axes[::across]:
+            axes.set_ylabel("training loss (nats)")
+        for axes in grid_of_axes[len(panels) :]:
+            axes.set_visible(False)
+        return Plot(title, render(figure, title), wide=across > 1)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _axis(comparison: Comparison) -> str:
+    """'epoch', unless no run has seen a second one."""
+    runs = [run for arm in comparison.arms for run in arm.arm.runs]
+    most = max((len({row.get("epoch") for row in run.curves} - {None, ""}) for run in runs), default=0)
+    return "epoch" if most > 1 else "step"
+
+
+def _lines(arm: Measured, key: str, axis: str) -> list[Line]:
+    return [found for run in arm.arm.runs if (found := line(run, key, axis))]
+
+
+def _terms(arm: Measured, axis: str) -> dict[str, list[Line]]:
+    """The total first, then the terms; a term that is the whole loss says nothing more."""
+    keys = {key for run in arm.arm.runs for row in run.curves for key in row if key.startswith("train/")}
+    names = sorted(key for key in keys if key.count("/") == 1 and not key.endswith(("_step", "_epoch")))
+    names = [key for key in names if key != TOTAL and key.removeprefix("train/") not in NOT_A_LOSS]
+    total = _lines(arm, TOTAL, axis)
+    found = {"total": total} if total else {}
+    found |= {fmt.clean(key.removeprefix("train/"), 16): lines for key in names if (lines := _lines(arm, key, axis))}
+    if len(found) == 2 and total:
+        name, only = found.popitem()
+        if only != total:
+            found[name] = only
+    return found
+
+
+def _mean(found: Sequence[Line]) -> Line:
+    """Mean over the seeds where all of them have a value."""
+    shared = sorted(set.intersection(*(set(one) for one in found)))
+    return {x: sum(one[x] for one in found) / len(found) for x in shared}
+
+
+def _draw(axes: Any, found: Sequence[Line], look: Look, scale: float = 1, style: Any = "-", faint: bool = False) -> Any:
+    """Thin lines for the seeds and a bold one for their mean; returns the end of the bold one."""
+    mean = _mean(found) or found[0]
+    for one in found if len(found) > 1 else []:
+        axes.plot(list(one), [scale * y for y in one.values()], color=look.colour, linewidth=0.7, alpha=0.35)
+    xs, ys = list(mean), [scale * y for y in mean.values()]
+    width = 1.2 if faint else 1.8
+    axes.plot(xs, ys, color=look.colour, linestyle=style, linewidth=width, marker=look.marker if len(xs) < 2 else None)
+    return xs[-1], ys[-1]
+
+
+def _label_ends(axes: Any, ends: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
+    """Names at the right of the lines, moved apart where they would overlap; they replace a legend."""
+    low, high = axes.get_ylim()
+    log = axes.get_yscale() == "log"
+    place = [(math.log(y / low) / math.log(high / low)) if log else (y - low) / (high - low) for _, y in ends]
+    for name, colour, y in zip(names, colours, spread(place, 0.085), strict=True):
+        axes.annotate(name, (1, y), (4, 0), "axes fraction", "offset points", color=colour, va="center", fontsize=8.5)
+
+
+def _scale(axes: Any, terms: dict[str, list[Line]]) -> None:
+    """Logarithmic where the terms differ by more than a hundredfold."""
+    values = [y for found in terms.values() for one in found for y in one.values()]
+    if min(values) > 0 and max(values) / min(values) > 100:
+        axes.set_yscale("log")
+    elif min(values) >= 0:
+        axes.set_ylim(bottom=0)
+
+
+def _validation_title(comparison: Comparison, lines: dict[str, list[Line]]) -> str:
+    last = {name: sum(list(one.values())[-1] for one in found) / len(found) for name, found in lines.items()}
+    for contrast in comparison.contrasts:
+        if contrast.name in last and contrast.reference in last:
+            difference = last[contrast.name] - last[contrast.reference]
+            where = "above" if difference > 0 else "below"
+            gap = f"{fmt.percent(abs(difference))} points {where}" if abs(difference) >= 0.0005 else "level with"
+            return f"{short(contrast.name)} ends {gap} {short(contrast.reference)} on validation"
+    return "Validation accuracy during training"
+
+
+def _loss_title(panels: Sequence[tuple[Measured, dict[str, list[Line]]]]) -> str:
+    arm, terms = panels[-1]
+    mean = list((_mean(next(iter(terms.values()))) or {0.0: math.nan}).values())
+    if len(mean) < 2:
+        return "Training loss by term"
+    verb = "falls" if mean[-1] < mean[0] else "rises"
+    return f"The loss of {short(arm)} {verb} from {mean[0]:.3g} to {mean[-1]:.3g}"

@@ -1,0 +1,64 @@
+"""The numbers of a comparison for other programs: `metrics.json`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from kd_lightning.report.balance import balance
+from kd_lightning.report.results import Comparison, Contrast, Measured
+
+
+def metrics(comparison: Comparison) -> dict[str, Any]:
+    """Plain numbers under stable names; what is not known is None.
+
+    `arms.<arm>.<metric>.{mean, sd, low, high, n, values}` as fractions, nats and seconds; `arms.<arm>.cost.<field>`;
+    `arms.<arm>.per_class.<class>`; `contrasts.<arm>` with the tests against the reference, differences as fractions.
+    """
+    arms = {arm.name: _arm(comparison, arm) for arm in comparison.arms}
+    contrasts = {contrast.name: _contrast(contrast, comparison.class_names) for contrast in comparison.contrasts}
+    data = {"alpha": comparison.alpha, "samples": int(comparison.support.sum()), "arms": arms, "contrasts": contrasts}
+    return _plain(data)  # type: ignore[no-any-return]
+
+
+def _arm(comparison: Comparison, arm: Measured) -> dict[str, Any]:
+    even = balance(comparison, arm)
+    names = sorted({name for row in arm.metrics for name in row})
+    result: dict[str, Any] = {
+        name: asdict(summary) | {"values": [row[name] for row in arm.metrics if name in row]}
+        for name in names
+        if (summary := arm.summary(name))
+    }
+    result["seeds"], result["cost"] = arm.seeds, arm.arm.cost.to_dict()
+    result["train_seconds"] = arm.train_seconds
+    result["worst_class"], result["class_dispersion"] = even.accuracy, even.dispersion
+    result["per_class"] = _by_class(comparison.class_names, arm.class_mean.tolist())
+    return result
+
+
+def _contrast(contrast: Contrast, class_names: list[str]) -> dict[str, Any]:
+    test = contrast.test
+    return {
+        "seeds": contrast.seeds,
+        "top1_difference": {"values": contrast.differences} | (asdict(test.difference) if test else {}),
+        "p": test.p if test else None,
+        "p_holm": contrast.p,
+        "cohens_d": test.cohens_d if test else None,
+        "mcnemar": [asdict(one) for one in contrast.samples],
+        "per_class_change": _by_class(class_names, contrast.change.tolist()),
+    }
+
+
+def _by_class(names: list[str], values: list[float]) -> dict[str, float]:
+    """By name; a name that occurs twice gets its number."""
+    keys = [name if names.count(name) == 1 else f"{name} [{i}]" for i, name in enumerate(names)]
+    return dict(zip(keys, values, strict=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
