@@ -66,9 +66,9 @@ class ReusedHeadStudent(nn.Module):
         super().__init__()
         ours, theirs = anatomy(student), anatomy(teacher)
         self._inner = ours
-        student_map = student_map or _known(ours.last_map, "student_map", student)
-        teacher_map = teacher_map or _known(theirs.last_map, "teacher_map", teacher)
-        head = teacher.get_submodule(teacher_head or _known(theirs.head, "teacher_head", teacher))
+        student_map = _known(student_map, ours, "last_map", "student_map")
+        teacher_map = _known(teacher_map, theirs, "last_map", "teacher_map")
+        head = teacher.get_submodule(_known(teacher_head, theirs, "head", "teacher_head"))
         with _measuring(student, teacher):
             images = _example_like(student) if example is None else example[:2]
             source = _last_map(student, student_map, images)
@@ -81,7 +81,7 @@ class ReusedHeadStudent(nn.Module):
                     f"pooled ({error}). Name the map that it sees with teacher_map, the classifier with teacher_head."
                 ) from None
         self.net = student
-        if ours.head is not None:
+        if ours.head:
             parent, _, name = ours.head.rpartition(".")
             setattr(student.get_submodule(parent), name, nn.Identity())
         self.projector = Projector(source.shape[1], target.shape[1], factor)
@@ -89,20 +89,23 @@ class ReusedHeadStudent(nn.Module):
         # Where the student's map is larger it is pooled to the teacher's size before the projector.
         self._shrink = [min(1.0, t / s) for s, t in zip(source.shape[2:], target.shape[2:], strict=True)]
         self._kept: list[Tensor] = []
-        student.get_submodule(student_map).register_forward_hook(self._keep)
+        path, _, side = student_map.partition(":")
+        self._keeps_input = side == "in"
+        student.get_submodule(path).register_forward_hook(self._keep)
         self._freeze_unused(images)
 
-    def _keep(self, module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        self._kept.append(output[0] if isinstance(output, tuple) else output)
+    def _keep(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        self._kept.append(_first(args if self._keeps_input else output))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to the teacher's classes (B, classes)."""
         self.net(x)
         features = _as_map(self._kept.pop())
-        size = [max(1, round(n * r)) for n, r in zip(features.shape[2:], self._shrink, strict=True)]
-        if size != list(features.shape[2:]):
-            features = F.adaptive_avg_pool2d(features, size)
-        return self.head(F.adaptive_avg_pool2d(self.projector(features), 1).flatten(1))
+        height, width = (max(1, round(n * r)) for n, r in zip(features.shape[2:], self._shrink, strict=True))
+        if (height, width) != tuple(features.shape[2:]):
+            features = F.adaptive_avg_pool2d(features, (height, width))
+        logits: Tensor = self.head(F.adaptive_avg_pool2d(self.projector(features), 1).flatten(1))
+        return logits
 
     def train(self, mode: bool = True) -> ReusedHeadStudent:
         """Train mode; the reused classifier stays in eval."""
@@ -112,7 +115,11 @@ class ReusedHeadStudent(nn.Module):
 
     def anatomy(self) -> Anatomy:
         """The student's own places, with the projector as last map and the reused classifier as head."""
-        return self._inner.inside("net", embedding="head:in", head="head", last_map="projector")
+        inside = {
+            name: tuple(f"net.{p}" for p in place) if isinstance(place, tuple) else f"net.{place}"
+            for name, place in self._inner.aliases().items()
+        }
+        return Anatomy(**{**inside, "embedding": "head:in", "head": "head", "last_map": "projector"})  # type: ignore[arg-type]
 
     def _freeze_unused(self, images: Tensor) -> None:
         """No gradient for what comes after the last map: distributed training waits for every trainable parameter."""
@@ -123,11 +130,16 @@ class ReusedHeadStudent(nn.Module):
             parameter.requires_grad_(gradient is not None)
 
 
-def _known(place: str | None, argument: str, net: nn.Module) -> str:
-    """The place, or a refusal that says how to name it."""
-    if place is None:
-        raise ValueError(f"{type(net).__name__} does not say where this is: give {argument}=<path of the submodule>.")
+def _known(given: str | None, parts: Anatomy, entry: str, argument: str) -> str:
+    """The place that was given, or the anatomy's, or (for maps) its last stage; else a refusal that says what to do."""
+    place: str = given or getattr(parts, entry) or (entry == "last_map" and parts.stages and parts.stages[-1]) or ""
+    if not place:
+        raise ValueError(f"The net does not say where its {entry} is: give {argument}=<path of the submodule>.")
     return place
+
+
+def _first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return value[0] if isinstance(value, tuple) else value
 
 
 @contextmanager
@@ -153,10 +165,11 @@ def _example_like(net: nn.Module) -> Tensor:
 
 
 def _last_map(net: nn.Module, path: str, images: Tensor) -> Tensor:
-    """The output (B, C, H, W) of a submodule for these images."""
+    """What a tap gives for these images, (B, C, H, W)."""
     kept: list[Tensor] = []
-    handle = net.get_submodule(path).register_forward_hook(
-        lambda module, args, output: kept.append(output[0] if isinstance(output, tuple) else output)
+    name, _, side = path.partition(":")
+    handle = net.get_submodule(name).register_forward_hook(
+        lambda module, args, output: kept.append(_first(args if side == "in" else output))
     )
     try:
         net(images.to(next(net.parameters())))
@@ -173,5 +186,6 @@ def _as_map(features: Tensor) -> Tensor:
         return features
     if features.dim() != 3:
         raise ValueError(f"The last map must be (B, C, H, W) or tokens (B, N, C), not {tuple(features.shape)}.")
-    side = isqrt(features.shape[1])
-    return features[:, features.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
+    batch, tokens, width = features.shape
+    side = isqrt(tokens)
+    return features[:, tokens - side**2 :].transpose(1, 2).reshape(batch, width, side, side)
