@@ -101,7 +101,7 @@ def kdsvd_loss(
     Args:
         student: Student maps, one (B, C_i, H, W) a stage, at least two stages.
         teacher: Teacher maps, as many, with the same C_i; H and W may differ.
-        k: Singular vectors of every map.
+        k: Singular vectors of every map; at most as many as the smallest teacher map has, min(HW, C).
         signs: Vectors (B, C_i, k) whose signs the teacher's take, one a stage; to reproduce values of another library.
 
     Returns:
@@ -121,6 +121,7 @@ def kdsvd_loss(
             "KDSVD relates consecutive stages: give the same number of maps, at least two, for student and teacher,"
             f" not {len(student)} and {len(teacher)}."
         )
+    k = min(k, *(min(f_t.shape[1], f_t[0, 0].numel()) for f_t in teacher))
     loss = student[0].new_zeros(())
     before: tuple[Tensor, Tensor] | None = None
     for i, (f_s, f_t) in enumerate(zip(student, teacher, strict=True)):

@@ -15,7 +15,7 @@ def _similarities(x: Tensor) -> Tensor:
     x = x.flatten(1)
     gram: Tensor = x @ x.T
     norm: Tensor = torch.linalg.vector_norm(gram, dim=1, keepdim=True)
-    # A sample of zeros has no direction: its row is zero, and so is its gradient (not divided by 1e-12).
+    # The row of a sample of zeros has no direction: it is zero without a gradient (else that is divided by 1e-12).
     return (gram / norm.clamp(min=1e-12)).masked_fill(norm <= 1e-12, 0.0)
 
 
@@ -30,7 +30,8 @@ def sp_loss(student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tenso
         [0] Tung, Mori. Similarity-Preserving Knowledge Distillation. ICCV 2019.
         [1] HobbitLong/RepDistiller, distiller_zoo/SP.py (the authors' code is not public)
 
-    Differs from [1]: the teacher is detached inside; a sample of zeros gets no gradient.
+    Differs from [1]: the teacher is detached inside; the row of a sample of zeros is
+    left without a gradient, which [1] divides by 1e-12.
 
     Args:
         student: Student features, (B, ...), flattened per sample, or a list of them (one a stage), which are summed.
