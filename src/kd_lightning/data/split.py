@@ -131,7 +131,7 @@ def _take(targets: Tensor, pool: Tensor, count: int, seed: int) -> tuple[Tensor,
     rank = torch.arange(len(pool)) - starts.repeat_interleave(sizes)
     # The place of a sample within its class, in (0, 1): the first `count` places take every class evenly.
     place = torch.empty(len(pool), dtype=torch.float64)
-    place[by_class] = (rank + 0.5) / sizes.repeat_interleave(sizes)
+    place[by_class] = (rank.double() + 0.5) / sizes.repeat_interleave(sizes)
     chosen = torch.zeros(len(pool), dtype=torch.bool)
     chosen[place.argsort(stable=True)[:count]] = True
     return shuffled[chosen].sort().values, shuffled[~chosen].sort().values
