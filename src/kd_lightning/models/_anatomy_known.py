@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -49,7 +50,7 @@ def _assemble(net: nn.Module, stem: str, stages: Sequence[str], head: str) -> An
     )
 
 
-def _timm(net: nn.Module, blocks: int) -> Anatomy:
+def _timm(net: Any, blocks: int) -> Anatomy:
     paths = {id(module): path for path, module in net.named_modules()}
     features = getattr(net, "feature_info", None) or []
     infos = features if isinstance(features, list) else features.info
@@ -67,7 +68,7 @@ def _timm(net: nn.Module, blocks: int) -> Anatomy:
 
 
 def _torchvision(net: nn.Module, blocks: int) -> Anatomy:
-    children = dict(net.named_children())
+    children: dict[str, Any] = dict(net.named_children())
     stem, stages = next(iter(children), ""), []
     if "layer1" in children:
         stem, stages = "relu", [name for name in children if name.startswith("layer")]
@@ -105,12 +106,10 @@ def _downsamples(module: nn.Module) -> bool:
     return False
 
 
-def _transformers(net: nn.Module, blocks: int) -> Anatomy:
-    modules = dict(net.named_modules())
-    lists = [
-        p for p, m in modules.items() if isinstance(m, nn.ModuleList) and p.rpartition(".")[2] in TRANSFORMERS_LISTS
-    ]
-    lists = [path for path in lists if len(modules[path]) > 1]  # type: ignore[arg-type]
+def _transformers(net: Any, blocks: int) -> Anatomy:
+    modules: dict[str, Any] = dict(net.named_modules())
+    lists = [path for path, m in modules.items() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    lists = [path for path in lists if path.rpartition(".")[2] in TRANSFORMERS_LISTS]
     decoders = [path for path in lists if "decoder" in path.split(".")]
     chosen = next(iter(decoders or lists), "")
     names = [f"{chosen}.{name}" for name, _ in modules[chosen].named_children()] if chosen else []

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -114,7 +115,7 @@ def _by_resolution(once: list[Step]) -> list[str]:
     """The last output at each resolution, in order; not one from inside a block that halves the resolution."""
     areas = sorted({step.area_out for step in once if step.area_out > 1}, reverse=True)
     areas = areas or [1] * any(step.area_out for step in once)
-    below = dict(zip(areas, areas[1:], strict=False))
+    below = dict(pairwise(areas))
     by_path = {step.path: step for step in once}
 
     def inside_of_a_fall(step: Step) -> bool:

@@ -62,15 +62,12 @@ def anatomy(net: nn.Module, example: Tensor | Mapping[str, Any] | None = None, b
     if callable(described):
         own: Anatomy = described()
         return own
-    found = _anatomy_known.propose(net, blocks) or Anatomy()
-    if example is not None and not (found.stages and found.head):
+    known = _anatomy_known.propose(net, blocks)
+    found = known or Anatomy(**_anatomy_traced.last_linear(net))
+    if example is not None and not found.stages:
         traced = _anatomy_traced.propose(net, example, blocks)
-        gaps = {name: value for name, value in traced.aliases().items() if not getattr(found, name)}
-        if found.head:
-            gaps.pop("embedding", None)
-        found = replace(found, **gaps)  # type: ignore[arg-type]
-    elif not found.head:
-        found = replace(found, **_anatomy_traced.last_linear(net))  # type: ignore[arg-type]
+        # A known network without a head has none: its last linear layer is something else.
+        found = traced if known is None else replace(known, stem=known.stem or traced.stem, stages=traced.stages)
     if not found.head and not found.stages:
         raise ValueError(
             f"Nothing to tap is known in {type(net).__name__}: it has no linear layer at its end and is of no known"

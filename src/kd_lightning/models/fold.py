@@ -23,7 +23,7 @@ def fold_batchnorm(
 ) -> nn.Module:
     """A copy in eval mode in which batch norms that directly follow a convolution or linear layer are folded into it.
 
-    Module paths stay: a folded norm becomes ``nn.Identity`` (the activation alone, for timm's norms with activation),
+    Module paths stay: a folded norm becomes ``nn.Identity`` (of timm's norms with activation, the activation stays),
     so that its output is what it was. The output of the convolution itself changes.
 
     Args:
@@ -48,6 +48,19 @@ def fold_batchnorm(
         _log.warning("Folding batch norms would change the output of %s: left as it is.", type(net).__name__)
         return plain
     return folded
+
+
+class FoldedNormAct(nn.Module):
+    """What stays of one of timm's norms with activation: the activation, under its old path."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        out: Tensor = self.act(x)
+        return out
 
 
 class _Tracer(fx.Tracer):
@@ -107,17 +120,18 @@ def _pairs_by_run(net: nn.Module, example: Tensor | Mapping[str, Any]) -> dict[s
 
 
 def _foldable(layer: nn.Module, norm: nn.Module) -> bool:
-    # Exact classes: a subclass may compute its weight anew in every forward (standardised, quantised).
+    # Exact classes and no pre-hooks: the weight may be computed anew in every forward (standardised, quantised).
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    return type(layer) in kinds and getattr(norm, "running_mean", None) is not None and not layer._forward_hooks
+    return type(layer) in kinds and getattr(norm, "running_mean", None) is not None and not layer._forward_pre_hooks
 
 
 def _fold(net: nn.Module, layer_path: str, norm_path: str) -> None:
-    layer, norm = net.get_submodule(layer_path), net.get_submodule(norm_path)
-    fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-    net.set_submodule(layer_path, fuse(layer, norm))  # type: ignore[arg-type]
+    layer: Any = net.get_submodule(layer_path)
+    norm: Any = net.get_submodule(norm_path)
+    fused = fuse_linear_bn_eval(layer, norm) if isinstance(layer, nn.Linear) else fuse_conv_bn_eval(layer, norm)
+    net.set_submodule(layer_path, fused)
     activation = getattr(norm, "act", None)
-    net.set_submodule(norm_path, activation if isinstance(activation, nn.Module) else nn.Identity())
+    net.set_submodule(norm_path, FoldedNormAct(activation) if isinstance(activation, nn.Module) else nn.Identity())
 
 
 def _run(net: nn.Module, example: Tensor | Mapping[str, Any]) -> Any:
@@ -126,11 +140,12 @@ def _run(net: nn.Module, example: Tensor | Mapping[str, Any]) -> Any:
 
 
 def _agree(plain: nn.Module, folded: nn.Module, example: Tensor | Mapping[str, Any]) -> bool:
-    before, after = ([t for t in _tensors(_run(net, example))] for net in (plain, folded))
-    return all(
-        torch.allclose(a, b, rtol=0, atol=1e-4 * max(1.0, a.abs().max().item()))
-        for a, b in zip(before, after, strict=True)
-    )
+    before, after = _tensors(_run(plain, example)), _tensors(_run(folded, example))
+
+    def close(a: Tensor, b: Tensor) -> bool:
+        return torch.allclose(a, b, rtol=0, atol=1e-4 * max(1.0, a.abs().max().item()))
+
+    return all(close(a, b) for a, b in zip(before, after, strict=True))
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -15,7 +15,8 @@ class MLP(nn.Module):
 
     Args:
         num_classes: Width of the output.
-        in_features: Width of the input, or its shape without the batch ((3, 32, 32) for images).
+        in_channels: Width of a feature vector, or channels of an image.
+        image_size: Height and width of the image, one number where they are equal; None for feature vectors.
         hidden: Widths of the hidden layers, at least one.
         dropout: Share of the hidden units dropped in training.
 
@@ -26,14 +27,16 @@ class MLP(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        in_features: int | Sequence[int],
+        in_channels: int,
+        image_size: int | Sequence[int] | None = None,
         hidden: Sequence[int] = (256, 256),
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if not hidden:
             raise ValueError("An MLP needs at least one hidden layer: hidden=[256].")
-        width = in_features if isinstance(in_features, int) else prod(in_features)
+        size = (1,) if image_size is None else image_size
+        width = in_channels * (size**2 if isinstance(size, int) else prod(size))
         layers = []
         for out_width in hidden:
             layers.append(nn.Sequential(nn.Linear(width, out_width), nn.ReLU(), nn.Dropout(dropout)))
@@ -60,7 +63,11 @@ class MLP(nn.Module):
 
 
 def mlp(
-    num_classes: int, in_features: int | Sequence[int], hidden: Sequence[int] = (256, 256), dropout: float = 0.0
+    num_classes: int,
+    in_channels: int,
+    image_size: int | Sequence[int] | None = None,
+    hidden: Sequence[int] = (256, 256),
+    dropout: float = 0.0,
 ) -> MLP:
     """See :class:`MLP`."""
-    return MLP(num_classes, in_features, hidden, dropout)
+    return MLP(num_classes, in_channels, image_size, hidden, dropout)

@@ -1,0 +1,141 @@
+"""Names of the models that are shipped, and weights from files."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_lightning.conf_dir import conf_dir
+
+# Where training code wraps the weights, and what wrapping modules put before their names.
+WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "model_state", "student", "weights")
+PREFIXES = ("", "module.", "_orig_mod.", "net.", "model.", "student.net.", "roles.trainable.student.net.")
+
+
+def available() -> list[str]:
+    """Names for ``model@student=<name>``, sorted."""
+    return sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+
+
+def near_names(name: str, names: Iterable[str]) -> str:
+    """``Did you mean ...?`` with names like this one, or an empty string."""
+    near = difflib.get_close_matches(name, list(names), n=5, cutoff=0.6)
+    return f" Did you mean {', '.join(near)}?" if near else ""
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name from a .safetensors file, or from one that ``torch.load(weights_only=True)`` reads.
+
+    Wrappings such as ``{"state_dict": ...}`` and ``{"model": ...}`` are taken off.
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        ValueError: Where the file is damaged, needs code to be executed, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No weights at {path}: give a .safetensors file or a PyTorch checkpoint.")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is not a complete safetensors file: {error}. Copy or download it again."
+            ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and plain values, and reading it could run code, so it is refused."
+            " If you trust it, save only its state_dict: safetensors.torch.save_file(net.state_dict(), 'x.safetensors')."
+            f" ({str(error).splitlines()[0]})"
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is no complete PyTorch checkpoint: {error}") from None
+    return _unwrap(content, path)
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(f"{path} holds no weights: a mapping of names to tensors was expected, found {found}.")
+    return tensors
+
+
+def load_weights(net: nn.Module, path: str | Path, skip: Collection[str] = ()) -> None:
+    """Load weights into a net; every tensor must have its place, and every place its tensor.
+
+    Args:
+        net: The net, changed in place.
+        path: See :func:`read_weights`. Prefixes of wrapping modules (``module.``, ``net.``, ``student.net.``) are
+            taken off.
+        skip: Paths of submodules that keep their own weights (``["fc"]``: a new head for other classes).
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        ValueError: Where the file cannot be read or is of another model; names the keys that differ.
+    """
+    state = _without_prefix(read_weights(path), net)
+    own = net.state_dict()
+
+    def skipped(key: str) -> bool:
+        return any(key.startswith(f"{module}.") for module in skip)
+
+    # Of tensors that are one and the same in the net, safetensors files keep one.
+    names_of: dict[int, list[str]] = {}
+    for key, value in own.items():
+        names_of.setdefault(value.data_ptr() if value.numel() else id(value), []).append(key)
+    for names in names_of.values():
+        there = next((state[name] for name in names if name in state), None)
+        if there is not None:
+            state |= {name: there for name in names if name not in state}
+    missing = [key for key in own if key not in state and not skipped(key)]
+    unexpected = [key for key in state if key not in own and not skipped(key)]
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape and not skipped(key)
+    ]
+    if missing or unexpected or shapes:
+        problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        listed = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems if keys)
+        raise ValueError(
+            f"{path} holds the weights of another model than this {type(net).__name__} ({listed}). Give the checkpoint"
+            " of this model, or choose the model (and num_classes) that the checkpoint is of."
+        )
+    kept = {key: value for key, value in own.items() if skipped(key)}
+    net.load_state_dict({key: state[key] for key in own if key not in kept} | kept)
+
+
+def _without_prefix(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """The state under the prefix that gives most of the net's names.
+
+    Under a prefix, other entries of the file belong to other parts of a larger whole and are left out.
+    """
+    own = net.state_dict().keys()
+
+    def stripped(prefix: str) -> dict[str, Tensor]:
+        return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+    best = max(PREFIXES, key=lambda prefix: len(own & stripped(prefix).keys()))
+    return stripped(best)
+
+
+def _some(items: list[str], limit: int = 5) -> str:
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
