@@ -7,6 +7,7 @@ from torch import Generator, Tensor, nn
 
 from kd_lightning.losses.catkd import CATKDLoss
 from kd_lightning.losses.cwd import CWDLoss
+from kd_lightning.losses.fcfd import FCFDLoss
 from kd_lightning.losses.ickd import ICKDLoss
 from kd_lightning.losses.mgd import MGDLoss
 from kd_lightning.losses.pkd import PKDLoss
@@ -100,3 +101,37 @@ spec(name="ickd", make=ICKDLoss, inputs=narrow_maps)
 spec(name="srd", make=SRDLoss, inputs=embeddings)
 VITKD = {"student": ("student", "student_deep"), "teacher": ("teacher", "teacher_deep")}
 spec(name="vitkd", make=lambda: ViTKDLoss(alpha=1.0, beta=1.0), inputs=tokens, permutation=False, **VITKD)
+
+
+def stage(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU()).eval()
+
+
+def fcfd(b: int, g: Generator) -> dict[str, Any]:
+    """Both networks run from an image; their maps are what the stages gave."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(5)
+        image = normal(b, 3, 16, 16, g=g)
+        found: dict[str, Any] = {}
+        for name, widths in (("student", (4, 5, 7)), ("teacher", (5, 8, 9))):
+            stages, x, maps = [stage(3, widths[0])], image, []
+            stages += [stage(widths[0], widths[1], 2), stage(widths[1], widths[2], 2)]
+            for module in stages:
+                x = module(x)
+                maps.append(x)
+            classifier = nn.Linear(widths[2], 10)
+            found |= {name: maps, f"{name}_logits": classifier(x.mean((2, 3)))}
+            found |= {f"{name}_stages": stages, f"{name}_head": classifier}
+    return found
+
+
+# permutation: the modules stay float32 where that check wants float64 (and which paths are mixed is random).
+spec(
+    name="fcfd",
+    make=lambda: FCFDLoss(feature_weight=1.0, paths=4, warmup_epochs=0),
+    inputs=fcfd,
+    teacher=("teacher", "teacher_logits"),
+    permutation=False,
+)
+spec(name="fcfd_two_paths", make=FCFDLoss, inputs=fcfd, teacher=("teacher", "teacher_logits"), permutation=False)
