@@ -47,7 +47,7 @@ def cs_kd_loss(
 
 
 class CSKDLoss(nn.Module):
-    """:func:`cs_kd_loss` on a batch that stacks [samples, partners], as the rollout ``class_pairs`` does.
+    """:func:`cs_kd_loss` on a batch that stacks [samples, partners], as the rollout ``ClassPairs`` does.
 
     Differs from the authors' code: samples and partners pass the net as one batch, not as two, so they share the
     batch-norm statistics.
@@ -63,7 +63,7 @@ class CSKDLoss(nn.Module):
         if len(student) % 2:
             raise ValueError(
                 f"CS-KD got {len(student)} rows, an odd number: it needs [samples, partners] stacked, which"
-                " rollout=class_pairs makes."
+                " the rollout kd_lightning.core.rollouts.ClassPairs makes."
             )
         samples, partners = student.chunk(2)
         return cs_kd_loss(samples, partners, mask, temperature=self.temperature, standardize=self.standardize)

@@ -60,8 +60,10 @@ def dist_loss(
         0.0
     """
     student, teacher = logit_pair(student, teacher, standardize)
-    student, teacher = ((z / temperature).flatten(0, -2).softmax(-1) for z in (student, teacher))
-    valid = torch.ones_like(student[:, :1]) if mask is None else mask.reshape(-1, 1).to(student.dtype)
+    valid = torch.ones_like(student[..., :1], dtype=torch.bool) if mask is None else mask.bool().unsqueeze(-1)
+    valid = valid.flatten(0, -2)
+    # Masked rows are zeroed before anything is computed from them: they may hold anything, and 0 * nan is nan.
+    student, teacher = ((z / temperature).flatten(0, -2).where(valid, 0.0).softmax(-1) for z in (student, teacher))
     count = valid.sum()
 
     within_samples = _cosine(student - student.mean(1, True), teacher - teacher.mean(1, True), dim=1)

@@ -18,7 +18,7 @@ def _probabilities(student: Tensor, teacher: Tensor, mask: Tensor | None, temper
     student, teacher = logit_pair(student, teacher)
     pair = [(z / temperature).flatten(0, -2).softmax(-1) for z in (student, teacher)]
     if mask is not None:
-        pair = [p * mask.reshape(-1, 1).to(p.dtype) for p in pair]
+        pair = [p.where(mask.bool().reshape(-1, 1), 0.0) for p in pair]
     return pair[0], pair[1]
 
 
@@ -155,7 +155,7 @@ def mlkd_loss(
 
 
 class MLKDLoss(nn.Module):
-    """:func:`mlkd_loss` on a batch that stacks [weak, strong] views, as the rollout ``two_views`` does."""
+    """:func:`mlkd_loss` on a batch that stacks [weak, strong] views, as the rollout ``TwoViews`` does."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class MLKDLoss(nn.Module):
         if len(student) % 2:
             raise ValueError(
                 f"MLKD got {len(student)} rows, an odd number: it needs [weak, strong] views stacked, which"
-                " rollout=two_views makes."
+                " the rollout kd_lightning.core.rollouts.TwoViews makes."
             )
         (student_weak, student_strong), (teacher_weak, teacher_strong) = student.chunk(2), teacher.chunk(2)
         return mlkd_loss(
