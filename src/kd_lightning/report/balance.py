@@ -78,15 +78,12 @@ def finding(comparison: Comparison) -> str:
     up, down = int(change.nan_to_num(-math.inf).argmax()), int(change.nan_to_num(math.inf).argmin())
     names = [fmt.clean(name, 24) for name in comparison.class_names]
     gains, losses = float(change[up]) > 0, float(change[down]) < 0
-    gain, loss = (
-        f"class {names[up]} ({fmt.points(float(change[up]))})",
-        f"class {names[down]} ({fmt.points(float(change[down]))})",
-    )
+    gain, loss = (f"{fmt.points(float(change[which]))} points" for which in (up, down))
     who = fmt.clean(contrast.name, 40)
     if gains and losses:
-        return f"{who} helps {gain} most and hurts {loss} most, in points"
+        return f"{who} helps class {names[up]} most ({gain}) and hurts class {names[down]} most ({loss})"
     if gains:
-        return f"{who} helps {gain} points most, and hurts no class"
+        return f"{who} helps class {names[up]} most: {gain}; no class loses"
     if losses:
-        return f"{who} hurts {loss} points most, and helps no class"
+        return f"{who} hurts class {names[down]} most: {loss}; no class gains"
     return f"{who} changes the accuracy of no class"

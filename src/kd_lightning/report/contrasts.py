@@ -115,13 +115,15 @@ def _hidden(base: Measured, arm: Measured, contrast: Contrast, class_names: Sequ
     of_worst = [one.classes_of_seeds(seeds)[:, worst].tolist() for one in (base, arm)]
     test = stats.paired_test(of_worst[0], of_worst[1], alpha)
     if test is None:
-        evidence = (
-            f"exact McNemar {stats.format_p(stats.mcnemar(*(r.logits[rows].argmax(1) == worst for r in first)).p)}"
-        )
+        right = [run.logits[rows].argmax(1) == worst for run in first]
+        p: float | None = stats.mcnemar(right[0], right[1]).p
+        name = "exact McNemar"
     else:
-        evidence = "the same on every seed" if test.p is None else f"paired t-test {stats.format_p(test.p)}"
+        p, name = test.p, "paired t-test"
+    evidence = "the same on every seed, so no t-test" if p is None else f"{name} {stats.format_p(p)}"
+    chance = "; that may be chance" if p is None or p >= alpha else ""
     return [
-        f"The mean of {contrast.name} hides a class that got worse: {class_names[worst]}, "
-        f"{points(float(change[worst]))} points on {int(rows.sum())} samples "
+        f"The mean of {contrast.name} hides a loss: class {class_names[worst]} has "
+        f"{points(float(change[worst]))} points against {contrast.reference} on its {int(rows.sum())} samples{chance} "
         f"({evidence}, not corrected for picking the worst of {len(change)} classes)."
     ]

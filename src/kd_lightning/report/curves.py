@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kd_lightning.report import format as fmt
@@ -40,6 +40,7 @@ def validation(comparison: Comparison) -> Plot | None:
         ends = []
         for name, found in lines.items():
             ends.append(_draw(axes, found, look[name], scale=100))
+        axes.set_ylim(bottom=_floor(lines.values()))
         _label_ends(axes, ends, [short(name) for name in lines], [look[name].colour for name in lines])
         axes.set(xlabel=axis, ylabel="validation top-1 (%)")
         grid(axes, "y")
@@ -68,6 +69,8 @@ def losses(comparison: Comparison) -> Plot | None:
             _label_ends(axes, ends, list(terms), [look[arm.name].colour] * len(terms))
             axes.set_title(short(arm), loc="left", fontsize=9, color=look[arm.name].colour, fontweight="bold")
             axes.set_xlabel(axis)
+            if axes.get_yscale() == "linear":
+                axes.locator_params(axis="y", nbins=5)
             grid(axes, "y")
         for axes in grid_of_axes[::across]:
             axes.set_ylabel("training loss (nats)")
@@ -127,12 +130,19 @@ def _draw(axes: Any, found: Sequence[Line], look: Look, scale: float = 1, style:
     return xs[-1], ys[-1]
 
 
+def _floor(lines: Iterable[Sequence[Line]]) -> float:
+    """Where the axis of the accuracy starts: what was reached after a sixth of the training, so that the end shows."""
+    runs = [[100 * y for y in one.values()] for found in lines for one in found]
+    early, top = min(ys[len(ys) // 6] for ys in runs), max(max(ys) for ys in runs)
+    return max(0.0, early - 0.08 * (top - early) - 0.2)
+
+
 def _label_ends(axes: Any, ends: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
     """Names at the right of the lines, moved apart where they would overlap; they replace a legend."""
     low, high = axes.get_ylim()
     log = axes.get_yscale() == "log"
     place = [(math.log(y / low) / math.log(high / low)) if log else (y - low) / (high - low) for _, y in ends]
-    for name, colour, y in zip(names, colours, spread(place, 0.085), strict=True):
+    for name, colour, y in zip(names, colours, spread(place, 0.075, 0.02, 0.98), strict=True):
         axes.annotate(name, (1, y), (4, 0), "axes fraction", "offset points", color=colour, va="center", fontsize=8.5)
 
 
@@ -162,4 +172,4 @@ def _loss_title(panels: Sequence[tuple[Measured, dict[str, list[Line]]]]) -> str
     if len(mean) < 2:
         return "Training loss by term"
     verb = "falls" if mean[-1] < mean[0] else "rises"
-    return f"The loss of {short(arm)} {verb} from {mean[0]:.3g} to {mean[-1]:.3g}"
+    return f"The loss of {short(arm)} {verb} from {fmt.quantity(mean[0])} to {fmt.quantity(mean[-1])}"

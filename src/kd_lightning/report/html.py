@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,7 @@ from kd_lightning.report.svg import looks
 from kd_lightning.report.tables import main_table, test_table
 
 MARKS = {"gain": "▲", "loss": "▼", "none": "=", "unknown": "?"}
-SUMMARY = {
-    "gain": "Distillation helps",
-    "loss": "Distillation hurts",
-    "none": "No significant difference",
-    "unknown": "Cannot tell yet",
-}
+HEADS = {"gain": ("Distillation helps", "Better"), "loss": ("Distillation hurts", "Worse")}
 
 
 def write_reports(
@@ -87,19 +83,17 @@ def html(comparison: Comparison, settings: Mapping[str, Any]) -> str:
 
 def _verdicts(comparison: Comparison) -> list[dict[str, str]]:
     """Mark, heading and sentence of each contrast."""
-    if not comparison.contrasts:
-        return [{"outcome": "unknown", "mark": "?", "head": SUMMARY["unknown"], "text": comparison.verdicts[0]}]
-    return [
-        {"outcome": one.outcome, "mark": MARKS[one.outcome], "head": _head(comparison, i), "text": one.verdict}
-        for i, one in enumerate(comparison.contrasts)
-    ]
-
-
-def _head(comparison: Comparison, i: int) -> str:
-    contrast = comparison.contrasts[i]
-    if comparison.arm(contrast.name).kind == "distilled" and comparison.arm(contrast.reference).kind == "alone":
-        return SUMMARY[contrast.outcome]
-    return {"gain": "Better", "loss": "Worse"}.get(contrast.outcome, SUMMARY[contrast.outcome])
+    shown = []
+    for contrast, text in zip_longest(comparison.contrasts, comparison.verdicts):
+        found = contrast.outcome if contrast else "unknown"
+        if found in ("gain", "loss"):
+            taught = comparison.arm(contrast.name).kind == "distilled"
+            alone = comparison.arm(contrast.reference).kind == "alone"
+            head = HEADS[found][0 if taught and alone else 1]
+        else:  # the sentence begins with its own heading, before any foreign string
+            head, _, text = text.partition(": ")
+        shown.append({"outcome": found, "mark": MARKS[found], "head": head, "text": text})
+    return shown
 
 
 def _differences(comparison: Comparison) -> list[dict[str, Any]]:

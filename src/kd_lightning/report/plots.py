@@ -14,6 +14,9 @@ from kd_lightning.report.balance import class_rows, finding
 from kd_lightning.report.results import Comparison, Cost, Measured
 from kd_lightning.report.svg import FULL, HALF, INK, Plot, drawing, grid, looks, render, short, spread
 
+IN_TITLE = 3  # arms whose number fits into a title
+FEW = 10  # samples in a bin of the reliability plot below which its accuracy is noise
+
 
 def all_plots(comparison: Comparison) -> list[Plot]:
     """Those that the comparison has data for, in the order of the report."""
@@ -28,7 +31,7 @@ def classes(comparison: Comparison) -> Plot:
     look, title = looks(comparison), finding(comparison)
     contrasts = [contrast for contrast in comparison.contrasts if len(contrast.class_change)]
     bars = max(len(comparison.arms), len(contrasts))
-    height = 0.75 + len(rows) * min(0.5, 0.1 + 0.08 * bars)
+    height = 0.75 + len(rows) * min(0.45, 0.12 + 0.065 * bars)
     with drawing(FULL, height) as figure:
         widths = [1.6, 1] if contrasts else [1]
         panels = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths).ravel()
@@ -45,10 +48,12 @@ def classes(comparison: Comparison) -> Plot:
             _bars(panels[1], values, [look[contrast.name].colour for contrast in contrasts])
             panels[1].axvline(0, color=INK, linewidth=0.8)
             panels[1].set_xlabel(f"change against {short(contrasts[0].reference)} (points)")
+        figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
         for axes in panels:
             grid(axes, "x")
             axes.spines["left"].set_visible(False)
             axes.tick_params(axis="y", length=0)
+            axes.tick_params(axis="x", labeltop=len(rows) > 15)
         return Plot(title, render(figure, title), wide=True)
 
 
@@ -63,24 +68,31 @@ def _bars(axes: Any, values: list[list[float]], colours: list[str]) -> None:
 def reliability(comparison: Comparison) -> Plot:
     """Accuracy against confidence, all seeds together; the size of a point is its share of the samples."""
     look = looks(comparison)
-    parts = []
+    parts, few = [], ""
     with drawing(HALF, 3.1) as figure:
         axes = figure.subplots()
         axes.plot([0, 100], [0, 100], color=INK, alpha=0.5, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate("calibrated", (16, 16), (0, 5), textcoords="offset points", rotation=33, alpha=0.7, fontsize=8)
+        shown = {arm.name for arm in comparison.arms[:IN_TITLE]}
         for arm in comparison.arms:
             logits = torch.cat([run.logits for run in arm.arm.runs])
             found = measure.reliability_curve(logits, torch.cat([run.target for run in arm.arm.runs]))
-            x, y = 100 * found.confidence, 100 * found.accuracy
+            enough = found.share * len(logits) >= FEW
+            if enough.any() and not enough.all():
+                few = f", bins of {FEW} samples or more"
+            else:
+                enough = torch.ones_like(enough)
+            x, y, share = 100 * found.confidence[enough], 100 * found.accuracy[enough], found.share[enough]
             style = look[arm.name]
             axes.plot(x, y, color=style.colour, linewidth=1.2, alpha=0.8)
-            size = 6 + 120 * found.share
+            size = 6 + 120 * share
             axes.scatter(
                 x, y, s=size, color=style.colour, marker=style.marker, label=short(arm), linewidths=0, zorder=3
             )
-            parts.append(f"{short(arm)} {fmt.with_sd(arm.summary('ece'), digits=1).split(' ')[0]} %")
-        axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 102), ylim=(0, 103))
-        legend = axes.legend(frameon=False, loc="upper left", handletextpad=0.3, borderaxespad=0.2)
+            if arm.name in shown:
+                parts.append(f"{short(arm)} {fmt.with_sd(arm.summary('ece'), digits=1).split(' ')[0]} %")
+        axes.set(xlabel="confidence (%)" + few, ylabel="accuracy (%)", xlim=(0, 102), ylim=(0, 103))
+        legend = axes.legend(frameon=False, loc="best", handletextpad=0.3, borderaxespad=0.2)
         for handle in legend.legend_handles:
             handle.set_sizes([28])  # type: ignore[union-attr]
         grid(axes, "both")
@@ -124,7 +136,8 @@ def _scatter(axes: Any, comparison: Comparison, found: list[tuple[Measured, floa
     axes.set_xscale("log")
     margin = max((max(xs) / min(xs)) ** 0.22, 1.6)
     axes.set_xlim(min(xs) / margin, max(xs) * margin)
-    axes.set_xticks(sorted(set(xs)), [text(x) for x in sorted(set(xs))])
+    ticks = [x for i, x in enumerate(sorted(xs)) if not i or x / sorted(xs)[i - 1] > margin**0.25]
+    axes.set_xticks(ticks, [text(x) for x in ticks])
     axes.minorticks_off()
     heights = [100 * arm.metrics_mean("top1") for arm, _ in found]
     for (arm, x), y in zip(found, heights, strict=True):
@@ -135,7 +148,7 @@ def _scatter(axes: Any, comparison: Comparison, found: list[tuple[Measured, floa
     middle = math.sqrt(axes.get_xlim()[0] * axes.get_xlim()[1])
     for left in (True, False):
         side = [i for i, x in enumerate(xs) if (x <= middle) == left]
-        places = spread([heights[i] for i in side], 0.08 * (high - low))
+        places = spread([heights[i] for i in side], 0.085 * (high - low), low, high)
         for i, y in zip(side, places, strict=True):
             arm, x = found[i]
             axes.annotate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ COLOURS = {
     "red": "#d55e00",
     "sky": "#56b4e9",
 }
-MARKERS = "osD^vPX"
+MARKERS = "D^vPX*"  # of the arms that are neither teacher (a circle) nor reference (a square)
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kd",
@@ -75,8 +76,9 @@ def looks(comparison: Comparison) -> dict[str, Look]:
     result = {}
     for arm in comparison.arms:
         plain = arm.name == comparison.reference or (comparison.reference is None and arm.kind == "alone")
-        key = "teacher" if arm is comparison.teacher else "alone" if plain else next(rest)
-        result[arm.name] = Look(COLOURS[key], f"var(--{key}, {COLOURS[key]})", next(markers))
+        fixed = ("teacher", "o") if arm is comparison.teacher else ("alone", "s") if plain else None
+        key, marker = fixed or (next(rest), next(markers))
+        result[arm.name] = Look(COLOURS[key], f"var(--{key}, {COLOURS[key]})", marker)
     return result
 
 
@@ -125,8 +127,8 @@ def grid(axes: Any, axis: str) -> None:
     axes.tick_params(length=2.5, width=0.6)
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Positions at least `gap` apart, in the order of `wanted` and close to it, so that labels do not overlap."""
+def spread(wanted: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
+    """Positions at least `gap` apart within [low, high], near to and in the order of `wanted`: for labels."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     groups: list[list[int]] = []
     for i in order:
@@ -136,9 +138,12 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
             groups[-1] += last
     result = list(wanted)
     for group in groups:
-        low = _low(group, wanted, gap)
         for rank, i in enumerate(group):
-            result[i] = low + rank * gap
+            result[i] = _low(group, wanted, gap) + rank * gap
+    for rank, i in enumerate(order):
+        result[i] = max(result[i], low + rank * gap)
+    for rank, i in enumerate(reversed(order)):
+        result[i] = min(result[i], high - rank * gap)
     return result
 
 

@@ -23,6 +23,7 @@ class Column:
     unit: str
     cells: list[str]
     short: bool = False  # also shown where there is little room
+    cost: bool = False  # what it costs, not what it is worth
 
     @property
     def title(self) -> str:
@@ -48,7 +49,11 @@ def main_table(comparison: Comparison) -> list[Column]:
         (batch, "ms", lambda arm: fmt.milliseconds(arm.arm.cost.latency_ms_batched), False),
         ("Training time", "", lambda arm: fmt.seconds(arm.train_seconds), False),
     ]
-    columns = [Column(name, unit, [cell(arm) for arm in comparison.arms], short) for name, unit, cell, short in spec]
+    costs = [name for name, *_ in spec].index("Parameters")
+    columns = [
+        Column(name, unit, [cell(arm) for arm in comparison.arms], short, cost=i >= costs)
+        for i, (name, unit, cell, short) in enumerate(spec)
+    ]
     return [column for column in columns if any(cell != fmt.DASH for cell in column.cells)]
 
 
