@@ -120,6 +120,13 @@ def test_vectors_are_maps_of_one_pixel():
     assert loss(student, rand(4, 8)).shape == ()
 
 
+@pytest.mark.parametrize("extra", [0, 1, 2, 5])
+def test_tokens_are_the_map_of_their_patches(extra):
+    patches, teacher = rand(2, 3, 4, 4), rand(2, 5, 4, 4, seed=1)
+    tokens = torch.cat([rand(2, extra, 3, seed=2), patches.flatten(2).transpose(1, 2)], dim=1)
+    torch.testing.assert_close(at_loss(tokens, teacher), at_loss(patches, teacher))
+
+
 # -- errors ------------------------------------------------------------------------------------------------------
 
 
@@ -143,8 +150,8 @@ def test_forward_before_build_is_refused(kind):
 @pytest.mark.parametrize("function", [fitnet_loss, at_loss, nst_loss, ab_loss, ofd_loss, reviewkd_loss])
 def test_foreign_shapes_are_refused(function):
     maps = rand(2, 3, 4, 4)
-    with pytest.raises(ValueError, match=r"student\[0\] has shape \(2, 16, 3\)"):
-        function(rand(2, 16, 3), maps)
+    with pytest.raises(ValueError, match=r"student\[0\] has shape \(2, 12, 3\)"):
+        function(rand(2, 12, 3), maps)
     with pytest.raises(ValueError, match="student's batch has 4 samples, the teacher's 2"):
         function(rand(4, 3, 4, 4), maps)
     with pytest.raises(ValueError, match="teacher has no feature maps"):

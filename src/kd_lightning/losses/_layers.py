@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -14,24 +15,40 @@ M = TypeVar("M", bound=nn.Module)
 
 # A valid convolution that bridges 56 and 14 pixels would have a 43 by 43 kernel: beyond this side we pool instead.
 _LARGEST_KERNEL = 9
+# Before the patches of a vision transformer: a class token, a distillation token, four registers.
+_EXTRA_TOKENS = (0, 1, 2, 4, 5)
+
+
+def _as_map(x: Tensor, name: str) -> Tensor:
+    """A map (B, C, H, W) as it is, a vector (B, D) as one pixel, tokens (B, T, D) as their square grid (B, D, H, H)."""
+    if x.dim() == 4:
+        return x
+    if x.dim() == 2:
+        return x[:, :, None, None]
+    if x.dim() == 3:
+        side = math.isqrt(x.shape[1])
+        extra = x.shape[1] - side**2
+        if extra in _EXTRA_TOKENS:
+            return x[:, extra:].transpose(1, 2).reshape(len(x), x.shape[2], side, side)
+    raise ValueError(
+        f"{name} has shape {tuple(x.shape)}, but a map (B, C, H, W), a vector (B, D) or the tokens (B, T, D) of a"
+        " square image are needed. Tap another layer."
+    )
 
 
 def as_maps(features: Maps, name: str) -> list[Tensor]:
-    """One map or several as a list of maps (B, C, H, W); a vector (B, D) becomes a map of one pixel.
+    """One map or several as a list of maps (B, C, H, W).
+
+    A vector (B, D) becomes a map of one pixel; the tokens (B, T, D) of a vision transformer become their square grid,
+    without class and register tokens.
 
     Raises:
-        ValueError: Where there is no map, or one has another number of dimensions.
+        ValueError: Where there is no map, or one has another shape.
     """
     maps = [features] if isinstance(features, Tensor) else list(features)
     if not maps:
         raise ValueError(f"{name} has no feature maps; name at least one layer in the term's inputs.")
-    for i, x in enumerate(maps):
-        if x.dim() not in (2, 4):
-            raise ValueError(
-                f"{name}[{i}] has shape {tuple(x.shape)}, but a map (B, C, H, W) or a vector (B, D) is needed. Tap a"
-                " layer that gives maps; tokens (B, T, D) must be laid out as a map first."
-            )
-    return [x if x.dim() == 4 else x[:, :, None, None] for x in maps]
+    return [_as_map(x, f"{name}[{i}]") for i, x in enumerate(maps)]
 
 
 def pair_maps(student: Maps, teacher: Maps) -> list[tuple[Tensor, Tensor]]:
