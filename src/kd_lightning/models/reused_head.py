@@ -181,9 +181,9 @@ def _last_map(net: nn.Module, path: str, images: Tensor) -> Tensor:
 
 
 def _as_map(features: Tensor) -> Tensor:
-    """A map (B, C, H, W); the last H * W tokens (B, N, C) of a vision transformer are laid out as their square grid."""
-    if features.dim() == 4:
-        return features
+    """A map (B, C, H, W); tokens (B, N, C) are laid out as their square grid, a vector (B, C) is a map of one pixel."""
+    if features.dim() in (2, 4):
+        return features if features.dim() == 4 else features[:, :, None, None]
     if features.dim() != 3:
         raise ValueError(f"The last map must be (B, C, H, W) or tokens (B, N, C), not {tuple(features.shape)}.")
     batch, tokens, width = features.shape
