@@ -195,13 +195,28 @@ def test_gradient_reaches_the_student_and_own_parameters_not_the_teacher(spec: S
 
 
 @every()
-def test_mixed_precision_is_float32_inside(spec: Spec):
+def test_mixed_precision_gives_a_finite_float32_value(spec: Spec):
     module = built(spec)
     for dtype in (torch.float32, torch.bfloat16):
         inputs = leaves(spec, draw(spec), dtype=dtype)
         with torch.autocast("cpu", torch.bfloat16):
             loss = assert_finite(spec, module, inputs)
         assert loss.dtype == torch.float32
+
+
+def runs_no_layer(spec: Spec) -> bool:
+    """Nothing in the loss may run in bf16: it owns no layer and is given none."""
+    inputs = draw(spec).values()
+    return not any(True for _ in built(spec).parameters()) and not any(isinstance(x, nn.Module) for x in inputs)
+
+
+@every(runs_no_layer)
+def test_half_precision_inputs_are_computed_in_float32(spec: Spec):
+    module, half = built(spec), leaves(spec, draw(spec), dtype=torch.bfloat16)
+    same = {name: tree(lambda x: x.float() if x.is_floating_point() else x, value) for name, value in half.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = call(module, half)
+    torch.testing.assert_close(loss, call(module, same), rtol=1e-5, atol=1e-6)
 
 
 @every(lambda s: s.permutation)
