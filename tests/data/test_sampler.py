@@ -7,6 +7,10 @@ from hypothesis import strategies as st
 from kd_lightning.data.sampler import EpochBatchSampler
 
 
+def joined(lists):
+    return [item for part in lists for item in part]
+
+
 def batches(sampler, epoch=0):
     sampler.set_epoch(epoch)
     return [draw.positions for draw in sampler]
@@ -19,7 +23,7 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert batches(used, 3) == first
     assert batches(used, 4) != first
     assert batches(EpochBatchSampler(100, 10, seed=2), 3) != first
-    assert sorted(sum(first, [])) == list(range(100))
+    assert sorted(joined(first)) == list(range(100))
 
 
 def test_draws_carry_the_epoch_only_where_shuffled():
@@ -42,13 +46,13 @@ def test_ranks_share_every_global_batch(size, per_rank, world, train):
     shares = [batches(sampler, 2) for sampler in ranks]
     assert {len(share) for share in shares} == {len(ranks[0])}
     assert all(positions for share in shares for positions in share)
-    together = [sum(parts, []) for parts in zip(*shares, strict=True)]
+    together = [joined(parts) for parts in zip(*shares, strict=True)]
     alone = batches(EpochBatchSampler(size, per_rank * world, **kwargs), 2)
     if train:
         assert together == alone
         assert {len(part) for share in shares for part in share} == {per_rank} or size < per_rank * world
     else:
-        assert sum(together, []) == sum(alone, []) == list(range(size))
+        assert joined(together) == joined(alone) == list(range(size))
 
 
 def test_training_drops_a_partial_batch_but_not_the_only_one():

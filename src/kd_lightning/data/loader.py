@@ -71,3 +71,13 @@ class EpochLoader(DataLoader[dict[str, Any]]):
         if self.done_batches is not None and (done := self.done_batches()):
             self.sampler.skip(done)  # type: ignore[attr-defined]
         yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the order follows from seed and epoch, the place from Lightning's count of batches.
+
+        That the two methods exist tells Lightning that a run can be resumed within an epoch.
+        """
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore, see :meth:`state_dict`."""

@@ -45,12 +45,14 @@ class Array:
         """
         try:
             shape, dtype, fortran, raw = self.state
-            if dtype.name not in ("u1", "|u1", "uint8") or len(raw) != math.prod(shape):
-                raise ValueError(f"an array is of type {dtype.name} and shape {shape}, with {len(raw)} bytes")
+            if dtype.name not in ("u1", "|u1", "uint8"):
+                raise TypeError(f"it holds {dtype.name}, not bytes")
+            if not raw or len(raw) != math.prod(shape):
+                raise TypeError(f"{len(raw)} bytes do not fill the shape {shape}")
             flat = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
             return flat.view(*reversed(shape)).permute(*reversed(range(len(shape)))) if fortran else flat.view(*shape)
-        except (TypeError, AttributeError, RuntimeError) as error:  # the file chose what is in the state
-            raise ValueError(f"an array is malformed: {error}") from error
+        except Exception as error:  # the file chose what is in the state
+            raise ValueError(f"an array in it is malformed: {error}") from error
 
 
 def _reconstruct(*_: Any) -> Array:
@@ -95,7 +97,7 @@ def safe_loads(data: bytes) -> dict[str, Any]:
     try:
         content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle fails in any way: EOF, index, type, unicode, memory ...
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise ValueError(" ".join(str(error).rstrip(".").split()) or type(error).__name__) from error
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}

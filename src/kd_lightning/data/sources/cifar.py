@@ -124,7 +124,7 @@ class CIFAR:
             if not isinstance(array, Array):
                 raise ValueError("its 'data' is not an array")
             images = array.tensor()
-            if images.ndim != 2 or images.shape[1] != 3 * 32 * 32 or not len(images):
+            if images.ndim != 2 or images.shape[1] != 3 * 32 * 32:
                 raise ValueError(f"its 'data' has the shape {tuple(images.shape)}, not (n, 3072)")
             if not isinstance(labels, list) or not all(type(label) is int for label in labels):
                 raise ValueError(f"its '{layout.labels}' are not a list of integers")
