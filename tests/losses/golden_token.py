@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kd_lightning.losses.akl import akl_loss
 from kd_lightning.losses.attention_scores import attention_ce_loss, attention_mse_loss
+from kd_lightning.losses.cross_entropy import cross_entropy_loss
 from kd_lightning.losses.forward_kl import forward_kl_loss
 from kd_lightning.losses.hidden import hidden_cosine_loss, hidden_mse_loss
 from kd_lightning.losses.jsd import jsd_loss
@@ -20,7 +21,6 @@ from kd_lightning.losses.sparse_kl import sparse_kl_loss
 from kd_lightning.losses.symmetric_kl import symmetric_kl_loss
 from kd_lightning.losses.taid import TAIDLoss, taid_loss
 from kd_lightning.losses.tinybert import TinyBERTLoss
-from kd_lightning.losses.token_ce import token_ce_loss
 from kd_lightning.losses.tvd import tvd_loss
 from kd_lightning.losses.uld import uld_loss
 from tests.losses.goldens import Case, golden
@@ -242,6 +242,6 @@ def distilbert(case: Case) -> Tensor:
     selected = labels > -1 if h["restrict_ce_to_mask"] else attended
     loss = h["alpha_ce"] * forward_kl_loss(student, teacher, selected, temperature=h["temperature"])
     loss = loss + h["alpha_cos"] * hidden_cosine_loss(inputs["hidden_s"], inputs["hidden_t"], attended)
-    loss = loss + h["alpha_mlm"] * token_ce_loss(student, labels)
-    loss = loss + h["alpha_clm"] * token_ce_loss(student[:, :-1], labels[:, 1:])
+    loss = loss + h["alpha_mlm"] * cross_entropy_loss(student, labels)
+    loss = loss + h["alpha_clm"] * cross_entropy_loss(student[:, :-1], labels[:, 1:])
     return loss + h["alpha_mse"] * hidden_mse_loss(student, teacher, selected) * student.shape[-1]

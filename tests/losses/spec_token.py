@@ -22,7 +22,6 @@ from kd_lightning.losses.sparse_kl import SparseKLLoss
 from kd_lightning.losses.symmetric_kl import SymmetricKLLoss
 from kd_lightning.losses.taid import TAIDLoss
 from kd_lightning.losses.tinybert import TinyBERTLoss
-from kd_lightning.losses.token_ce import TokenCELoss
 from kd_lightning.losses.tvd import TVDLoss
 from kd_lightning.losses.uld import ULDLoss
 from tests.losses.contract import copy_teacher, spec
@@ -102,18 +101,6 @@ def sampled(batch: int, generator: torch.Generator) -> Inputs:
 
 
 spec(name="minillm", make=MiniLLMLoss, **{**dense, "inputs": sampled})
-
-
-def labelled(batch: int, generator: torch.Generator) -> Inputs:
-    inputs = sampled(batch, generator)
-    return {"student": inputs["student"], "target": inputs["target"].masked_fill(~inputs["mask"], -100)}
-
-
-def ignored(inputs: Inputs) -> Inputs:
-    return {**inputs, "target": torch.full_like(inputs["target"], -100)}
-
-
-spec(name="token_ce", make=TokenCELoss, inputs=labelled, teacher=(), mask=ignored)
 
 
 def two_tokenizers(batch: int, generator: torch.Generator) -> Inputs:

@@ -84,7 +84,7 @@ def minillm_loss(
         [1] microsoft/LMOps, minillm/minillm/losses.py (ppo_loss), sampler.py (rewards and weights)
 
     Differs from [1]: rewards are those of the present student instead of the one at sampling time (equal where each
-    sample is used once); no language-modelling term (add the term ``token_ce``); see :func:`minillm_advantage`.
+    sample is used once); no language-modelling term (add the term ``ce``); see :func:`minillm_advantage`.
 
     Args:
         student: Student logits, (B, T, V), aligned with ``target``.
