@@ -31,7 +31,8 @@ def main() -> None:
         print(f"kd_lightning {__version__}")
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # our own handler shows user errors without a trace
-    from kd_lightning.launch import UserAbortError, explain
+    from kd_lightning.explain import explain
+    from kd_lightning.launch import UserAbortError
 
     try:
         run()

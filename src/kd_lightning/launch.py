@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import time
@@ -11,17 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from kd_lightning import __version__
+from kd_lightning.explain import near
 from kd_lightning.runs import fingerprint, owner, read_status, write_status
 
 log = logging.getLogger("kd_lightning")
 
 JOBS = Path(__file__).parent / "jobs"
+
+
+# Lightning's advice that does not apply here.
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*Experiment logs directory.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*was called without a model.*",
+    ".*there is no last checkpoint available.*",
+    ".*isinstance.treespec, LeafSpec. is deprecated.*",
+)
 
 
 class UserAbortError(Exception):
@@ -37,20 +47,6 @@ def job_names() -> list[str]:
     return sorted(p.stem for p in JOBS.glob("*.py") if not p.stem.startswith("_"))
 
 
-def explain(error: BaseException) -> str | None:
-    """One paragraph for an error that the user can mend; None for a fault of the program, which gets its trace."""
-    from hydra.errors import InstantiationException
-
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    kinds = (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException, PermissionError, ModuleNotFoundError)
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"Error: {error.strerror}: {error.filename or ''} (disk full or not writable?)"
-    if isinstance(error, kinds) or type(error).__name__ in {"NonFiniteLossError", "UsageError"}:
-        return f"Error: {error}"
-    return None
-
-
 def check(cfg: DictConfig) -> None:
     """Refuse what cannot run, before anything heavy is imported.
 
@@ -58,9 +54,7 @@ def check(cfg: DictConfig) -> None:
         ValueError: For an unknown job, a bad choice, or a sweep with subprocess DDP.
     """
     if cfg.job not in job_names():
-        near = difflib.get_close_matches(cfg.job, job_names(), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"Unknown job '{cfg.job}'.{hint} Jobs: {', '.join(job_names())}.")
+        raise ValueError(f"Unknown job '{cfg.job}'. {near(cfg.job, job_names())}")
     if cfg.select not in ("best", "last"):
         raise ValueError(f"select={cfg.select}: choose best (on validation) or last.")
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -76,10 +70,8 @@ def _quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).propagate = False
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*number of training batches .* is smaller than the logging interval.*")
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def launch(cfg: DictConfig) -> Any:

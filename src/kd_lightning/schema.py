@@ -31,7 +31,7 @@ class Role:
 class Teacher(Role):
     """The teacher, and how it is trained where it has no checkpoint."""
 
-    fit: dict[str, Any] = field(default_factory=dict)
+    fit: dict[str, Any] | None = field(default_factory=dict)
     """A partial configuration laid over the whole one while the teacher is trained."""
     seed: int = 0
     """Seed of the teacher's own training: fixed, so that all seeds of the student share one teacher."""

@@ -38,3 +38,55 @@ class Rotations:
             "target": torch.cat([batch["target"], ignored, ignored, ignored]),
             "index": batch["index"].repeat(4),
         }
+
+
+class TwoViews:
+    """Every image weakly and strongly augmented, for MLKD: (B, ...) -> (2B, ...) as [weak, strong].
+
+    Both keep the label. The strong view is made with the operations of ``data.strong``.
+    """
+
+    def attach(self, data: Any) -> None:
+        """Take the data module, which makes the views."""
+        self._data = data
+
+    def __call__(self, batch: Mapping[str, Any], roles: Roles) -> Mapping[str, Any]:
+        """The batch of twice the size."""
+        strong = self._data.views(batch, [batch["view"]], strong=True)[0]
+        twice = {name: batch[name].repeat(2) for name in ("target", "index")}
+        return {**batch, **twice, "image": torch.cat([batch["image"], strong])}
+
+
+class ClassPairs:
+    """Every sample with another one of its class, for CS-KD: (B, ...) -> (2B, ...) as [samples, partners].
+
+    Partners change from epoch to epoch and get target -100, so that labels count once.
+    """
+
+    def attach(self, data: Any) -> None:
+        """Take the data module, which knows the classes and reads the partners."""
+        self._data = data
+        targets = data.targets("train")
+        self._members = [(targets == c).nonzero().squeeze(1) for c in range(int(targets.max()) + 1)]
+        self._rank = torch.zeros_like(targets)
+        for members in self._members:
+            self._rank[members] = torch.arange(len(members))
+
+    def __call__(self, batch: Mapping[str, Any], roles: Roles) -> Mapping[str, Any]:
+        """The batch of twice the size."""
+        partners = []
+        for index, target in zip(batch["index"].tolist(), batch["target"].tolist(), strict=True):
+            members = self._members[target]
+            # A step of 1 to n - 1 places within the class never leads back to the sample itself.
+            step = 1 + (batch["view"] * 7919 + index * 104729) % max(len(members) - 1, 1)
+            partners.append(members[(self._rank[index] + step) % len(members)])
+        index = torch.stack(partners)
+        raw = self._data.read("train", index).to(batch["image"].device)
+        index = index.to(batch["index"].device)
+        image = self._data.views({"raw": raw, "index": index}, [batch["view"]])[0]
+        return {
+            **batch,
+            "image": torch.cat([batch["image"], image]),
+            "target": torch.cat([batch["target"], torch.full_like(batch["target"], -100)]),
+            "index": torch.cat([batch["index"], index]),
+        }

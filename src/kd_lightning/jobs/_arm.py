@@ -1,4 +1,4 @@
-"""An arm: one net trained one way with one seed, kept in one folder. Teacher, student alone, distilled student alike."""
+"""An arm: one net trained one way with one seed, kept in one folder. Teacher and students alike."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ log = logging.getLogger("kd_lightning")
 
 # The parts of a configuration that decide what an arm becomes.
 _IDENTITY = ("student", "method", "optimizer", "scheduler", "callbacks", "metrics", "seed", "select", "compile")
+# fmt: off
 _TRAINER_IDENTITY = (
-    "max_epochs max_steps precision strategy devices gradient_clip_val gradient_clip_algorithm accumulate_grad_batches"
-    " deterministic limit_train_batches limit_val_batches overfit_batches sync_batchnorm channels_last ema"
-).split()
+    "max_epochs", "max_steps", "precision", "strategy", "devices", "gradient_clip_val",
+    "gradient_clip_algorithm", "accumulate_grad_batches", "deterministic", "limit_train_batches",
+    "limit_val_batches", "overfit_batches", "sync_batchnorm", "channels_last", "ema",
+)
+# fmt: on
+# Where and how the data is read, not what it is.
+_DATA_PLACE = ("root", "num_workers", "eval_batch_size", "source")
 
 
 @dataclass
@@ -57,11 +62,11 @@ class FittedArm:
 
 def arm_identity(cfg: DictConfig, data: KDDataModule, teacher: nn.Module | None) -> str:
     """Hash of all that decides what the arm becomes: configuration, data, split, teacher's weights."""
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(_IDENTITY)), resolve=True)
-    trainer = {key: cfg.trainer[key] for key in _TRAINER_IDENTITY}
-    settings = OmegaConf.to_container(cfg.data, resolve=True)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    trainer = {key: plain["trainer"][key] for key in _TRAINER_IDENTITY}
+    settings = {key: value for key, value in plain["data"].items() if key not in _DATA_PLACE}
     weights = None if teacher is None else weights_hash(teacher)
-    return digest([plain, str(trainer), settings, data.fingerprint, weights])
+    return digest([{key: plain[key] for key in _IDENTITY}, trainer, settings, data.fingerprint, weights])
 
 
 def weights_hash(net: nn.Module) -> str:
@@ -116,6 +121,11 @@ def fit_arm(
         net.load_state_dict(load_file(folder / "student.safetensors"))
         return FittedArm(folder, net.eval(), done)
 
+    if cfg.select == "best" and len(data.split.validation) == 0:
+        raise ValueError(
+            f"{cfg.data.name} has no validation split, so no weights can be chosen as best: set data.val_fraction=0.1,"
+            " or select=last callbacks.checkpoint.monitor=null (and callbacks.early_stopping=null under teacher.fit)."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -124,7 +134,7 @@ def fit_arm(
     log.info(f"{label}: training ...")
     for name, shapes in distiller.pairing:
         log.info(f"  {name}: " + ", ".join(f"{argument} {shape}" for argument, shape in shapes.items()))
-    trainer = build_trainer(cfg, folder, label)
+    trainer = build_trainer(cfg, folder, label, kind)
     started = time.perf_counter()
     _fit(trainer, distiller, data, _resume_point(cfg, folder))
     seconds = time.perf_counter() - started

@@ -91,12 +91,12 @@ def build_net(role: DictConfig, seed: int) -> nn.Module:
     Raises:
         ValueError: Where the checkpoint is of another model.
     """
-    from kd_lightning.models.registry import load_weights
-
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net: nn.Module = instantiate(role.net)
     if role.checkpoint is not None:
+        from kd_lightning.models.registry import load_weights
+
         load_weights(net, checkpoint_file(role.checkpoint))
     return net
 
@@ -166,9 +166,7 @@ def needs_teacher(method: DictConfig) -> bool:
     return any(reference.scope == "teacher" for term in terms for reference in term.references())
 
 
-def build_distiller(
-    cfg: DictConfig, data: KDDataModule, student: nn.Module, teacher: nn.Module | None
-) -> Distiller:
+def build_distiller(cfg: DictConfig, data: KDDataModule, student: nn.Module, teacher: nn.Module | None) -> Distiller:
     """Roles, objective and optimiser joined; fails here where they do not fit together.
 
     Raises:
@@ -229,8 +227,21 @@ def _check_classes(role: Role, example: Mapping[str, Any], cfg: DictConfig) -> N
 _OURS = ("channels_last", "ema")
 
 
-def build_trainer(cfg: DictConfig, folder: Path, label: str) -> pl.Trainer:
-    """Lightning's Trainer with callbacks and loggers of the configuration."""
+def build_loggers(cfg: DictConfig, folder: Path, name: str, kind: str) -> list[Any]:
+    """The configured loggers; they take of name, group, job_type and save_dir what they know."""
+    known = {"save_dir": str(folder), "name": name, "job_type": kind, "group": run_name(folder)}
+    return [instantiate(_with(node, **known)) for node in cfg.logger.values() if node is not None]
+
+
+def run_name(folder: Path) -> str:
+    """What the arms of one pipeline have in common."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return Path(HydraConfig.get().runtime.output_dir).name if HydraConfig.initialized() else folder.name
+
+
+def build_trainer(cfg: DictConfig, folder: Path, label: str, kind: str) -> pl.Trainer:
+    """Lightning's Trainer with callbacks and loggers of the configuration; a CSV log is always written."""
     options = {k: v for k, v in cfg.trainer.items() if k not in _OURS}
     callbacks = [
         instantiate(_with(node, dirpath=str(folder / "checkpoints")))
@@ -239,12 +250,12 @@ def build_trainer(cfg: DictConfig, folder: Path, label: str) -> pl.Trainer:
     ]
     if cfg.trainer.ema is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=cfg.trainer.ema))
-    loggers = [CSVLogger(folder, name="logs")]
-    loggers += [instantiate(_with(node, save_dir=str(folder), name=label)) for node in cfg.logger.values() if node]
+    if cfg.method.stages and options["strategy"] == "ddp":
+        options["strategy"] = "ddp_find_unused_parameters_true"  # a stage leaves out parts of the student
     return pl.Trainer(
         **{k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in options.items()},
         callbacks=callbacks,
-        logger=loggers,
+        logger=[CSVLogger(folder, name="logs"), *build_loggers(cfg, folder, label, kind)],
         default_root_dir=str(folder),
         use_distributed_sampler=False,  # the sampler of the data knows ranks itself
     )
@@ -254,4 +265,5 @@ def _with(node: DictConfig, **defaults: Any) -> DictConfig:
     """The node with these arguments where its target takes them and it does not set them itself."""
     parameters = inspect.signature(get_object(node._target_)).parameters
     missing = {k: v for k, v in defaults.items() if k in parameters and node.get(k) is None}
-    return OmegaConf.merge(node, missing) if missing else node  # type: ignore[return-value]
+    with open_dict(node):
+        return OmegaConf.merge(node, missing)  # type: ignore[return-value]

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
 from kd_lightning.data.arrays import take
 from kd_lightning.data.module import KDDataModule
+from kd_lightning.jobs._assemble import build_loggers
 from kd_lightning.jobs._load import ARM
+from kd_lightning.report.html import write_reports
 from kd_lightning.report.measure import count_parameters, flops, latency
 from kd_lightning.report.results import Arm, Comparison, Cost, Run, compare
+from kd_lightning.report.tables import console_table
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -89,3 +93,20 @@ def build_comparison(arms: list[Arm], data: KDDataModule, cfg: DictConfig, refer
     positions = data.split.test[torch.arange(len(data.split.test))]
     raw = take(data.arrays.inputs, positions) if data.image_size is not None and len(positions) <= 20_000 else None
     return compare(arms, data.class_names, reference, images=raw, alpha=cfg.compare.alpha)
+
+
+def show(comparison: Comparison, folder: Path, cfg: DictConfig) -> None:
+    """Print table and verdicts, write the reports, tell the loggers that take reports."""
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    paths = write_reports(folder, comparison, settings)
+    console = Console()
+    console.print(console_table(comparison))
+    for verdict in comparison.verdicts:
+        console.print(verdict, highlight=False)
+    for warning in comparison.warnings:
+        console.print(warning, style="yellow", highlight=False)
+    console.print(f"Report: {paths['html']}", soft_wrap=True, highlight=False)
+    for logger in build_loggers(cfg, folder, "compare", "compare"):
+        if hasattr(logger, "log_report"):
+            logger.log_report(comparison, paths)
+        logger.finalize("success")

@@ -73,5 +73,7 @@ def required_run(cfg: DictConfig) -> str:
         ValueError: Where it was not given.
     """
     if cfg.run is None:
-        raise ValueError(f"job={cfg.job} works on a finished run: add run=<folder>, such as run=outputs/digits_resnet/...")
+        raise ValueError(
+            f"job={cfg.job} works on a finished run: add run=<folder>, such as run=outputs/digits_resnet/..."
+        )
     return str(cfg.run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -11,21 +12,20 @@ from torch import nn
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.jobs._arm import FittedArm, arm_identity, fit_arm
 from kd_lightning.jobs._assemble import build_net
+from kd_lightning.schema import Config
 
 log = logging.getLogger("kd_lightning")
 
 
 def teacher_cfg(cfg: DictConfig) -> DictConfig:
     """The configuration under which the teacher is trained: its net as the student, ``teacher.fit`` on top."""
-    merged = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    OmegaConf.set_struct(merged, False)
-    overlay = OmegaConf.to_container(cfg.teacher.fit)
-    role = {key: cfg.teacher[key] for key in cfg.student}
-    # A method is replaced as a whole: merging would keep the student's terms.
-    merged.method = OmegaConf.merge(cfg.method, {"terms": {}})
-    merged.method.terms = {}
-    merged = OmegaConf.merge(merged, overlay, {"student": role, "seed": cfg.teacher.seed, "ckpt_path": None})
-    merged.method.stages, merged.method.rollout, merged.method.student_wrapper = [], None, None
+    plain: Any = OmegaConf.to_container(cfg)
+    fit = dict(plain["teacher"]["fit"])
+    # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
+    plain["student"] = {key: plain["teacher"][key] for key in plain["student"]}
+    plain["method"] = fit.pop("method", plain["method"])
+    plain.update(seed=cfg.teacher.seed, seeds=None, ckpt_path=None)
+    merged = OmegaConf.merge(OmegaConf.structured(Config), plain, fit)
     assert isinstance(merged, DictConfig)
     return merged
 

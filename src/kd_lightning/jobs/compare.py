@@ -5,16 +5,12 @@ from __future__ import annotations
 import glob
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from omegaconf import DictConfig
 
 from kd_lightning.jobs._assemble import build_data
-from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, read_record
+from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, read_record, show
 from kd_lightning.jobs._load import ARM, load_run
-from kd_lightning.report.html import write_reports
-from kd_lightning.report.tables import console_table
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -32,13 +28,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         arms.append(build_arm(name, kind, folders, cost_of(loaded.net, data, loaded.folder, cfg)))
     reference = next((arm.name for arm in arms if arm.kind == "alone"), None)
     comparison = build_comparison(arms, data, cfg, reference)
-    settings: Any = OmegaConf.to_container(cfg.compare, resolve=True)
-    paths = write_reports(folder, comparison, settings)
-    console = Console()
-    console.print(console_table(comparison))
-    for verdict in comparison.verdicts:
-        console.print(verdict)
-    console.print(f"Report: {paths['report.html']}", soft_wrap=True, highlight=False)
+    show(comparison, folder, cfg)
 
 
 def _arm_folders(patterns: list[str]) -> list[Path]:

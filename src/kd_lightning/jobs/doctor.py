@@ -13,10 +13,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+# fmt: off
 PACKAGES = (
-    "kd-lightning torch torchvision lightning hydra-core omegaconf torchmetrics wandb timm transformers datasets"
-    " onnx onnxruntime safetensors"
-).split()
+    "kd-lightning", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb",
+    "timm", "transformers", "datasets", "onnx", "onnxruntime", "safetensors",
+)
+# fmt: on
 
 
 def run(cfg: DictConfig, folder: Path) -> None:

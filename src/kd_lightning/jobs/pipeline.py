@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from omegaconf import DictConfig
 from safetensors.torch import save_file
 
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.jobs._arm import FittedArm, fit_arm, predict_logits
 from kd_lightning.jobs._assemble import build_data, build_role, check_targets
-from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of
+from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, show
 from kd_lightning.jobs._export import export_student
 from kd_lightning.jobs._teacher import obtain_teacher
-from kd_lightning.report.html import write_reports
 from kd_lightning.report.results import Arm, Comparison, Run
-from kd_lightning.report.tables import console_table
 from kd_lightning.runs import write_status
 
 log = logging.getLogger("kd_lightning")
@@ -49,14 +47,14 @@ def run(cfg: DictConfig, folder: Path) -> float:
     comparison = _compare(cfg, folder, data, fitted, (teacher, teacher_arm))
     chosen = max(fitted[distilled_name], key=lambda arm: _validation(arm, cfg))
     write_status(folder, student=str(chosen.folder.relative_to(folder)))
-    _show(folder, comparison, cfg)
+    show(comparison, folder, cfg)
     export_student(chosen, data, folder / "export", cfg)
     return sum(_validation(arm, cfg) for arm in fitted[distilled_name]) / len(seeds)
 
 
 def _with_method(cfg: DictConfig, method: DictConfig, seed: int) -> DictConfig:
     """The configuration of one arm."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own = copy.deepcopy(cfg)
     own.seed = seed
     own.seeds = None
     own.method = method
@@ -89,16 +87,3 @@ def _compare(
         cost = cost_of(group[0].net, data, group[0].folder, cfg)
         arms.append(build_arm(name, group[0].record["kind"], [a.folder for a in group], cost))
     return build_comparison(arms, data, cfg, ALONE if ALONE in fitted else None)
-
-
-def _show(folder: Path, comparison: Comparison, cfg: DictConfig) -> None:
-    """Print the table and the verdict, write the reports."""
-    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"]), resolve=True)
-    paths = write_reports(folder, comparison, settings)
-    console = Console()
-    console.print(console_table(comparison))
-    for verdict in comparison.verdicts:
-        console.print(verdict)
-    for warning in comparison.warnings:
-        console.print(f"[yellow]{warning}[/yellow]")
-    console.print(f"Report: {paths['report.html']}", soft_wrap=True, highlight=False)
