@@ -12,9 +12,8 @@ from kd_lightning.models.anatomy import Anatomy
 
 # Blocks and stages that end in a sum or a norm, without activation.
 LINEAR_ENDS = {
-    *("InvertedResidual", "DepthwiseSeparableConv", "EdgeResidual", "MBConv", "FusedMBConv", "_InvertedResidual"),
-    *("ConvNeXtStage", "CNBlock", "SwinTransformerStage", "SwinTransformerBlock", "SwinTransformerBlockV2"),
-    *("Block", "EncoderBlock", "MixerBlock", "ResBlock"),
+    *("InvertedResidual", "UniversalInvertedResidual", "_InvertedResidual", "DepthwiseSeparableConv", "EdgeResidual"),
+    *("MBConv", "FusedMBConv", "GhostBottleneck", "ConvNeXtStage", "CNBlock"),
 }
 POOLS = {"AdaptiveAvgPool2d", "SelectAdaptivePool2d"}
 POOLED_WITHOUT_MODULE = {"MobileNetV2": "features", "ShuffleNetV2": "conv5", "MNASNet": "layers"}
@@ -35,8 +34,18 @@ def propose(net: nn.Module, blocks: int) -> Anatomy | None:
     return None
 
 
-def _assemble(net: nn.Module, stem: str, stages: Sequence[str], head: str) -> Anatomy:
-    pairs = [_preact(net, stage) for stage in stages]
+def maps_are_channels_last(net: nn.Module) -> bool:
+    """Whether maps lie as (B, H, W, C), as in Swin transformers: they are not proposed as stages."""
+    formats = [getattr(net, "output_fmt", ""), *(getattr(m, "input_fmt", "") for m in net.modules())]
+    from_torchvision = type(net).__module__ == "torchvision.models.swin_transformer"
+    return from_torchvision or any(str(getattr(f, "value", f)) == "NHWC" for f in formats)
+
+
+def _assemble(net: nn.Module, stem: str, stages: Sequence[str], head: str, equal_blocks: bool = False) -> Anatomy:
+    """All entries from the main ones; equal blocks have a residual stream, which no activation ends."""
+    if maps_are_channels_last(net):
+        stem, stages = "", []
+    pairs = [(stage, "") if equal_blocks else _preact(net, stage) for stage in stages]
     preacts = tuple(preact for preact, _ in pairs)
     norms = tuple(norm for _, norm in pairs)
     return Anatomy(
@@ -54,17 +63,19 @@ def _timm(net: Any, blocks: int) -> Anatomy:
     paths = {id(module): path for path, module in net.named_modules()}
     features = getattr(net, "feature_info", None) or []
     infos = features if isinstance(features, list) else features.info
-    infos = [info for info in infos if not isinstance(_get(net, info["module"]), nn.MaxPool2d)]
+    infos = [info for info in infos if not isinstance(_get(net, info["module"]), nn.MaxPool2d | None)]
     names = [info["module"] for info in infos]
     stem = next((name for name in ("act1", "bn1", "stem", "patch_embed", "conv_stem") if hasattr(net, name)), "")
-    if len(infos) > blocks and len({info["reduction"] for info in infos}) == 1:
+    equal_blocks = len(infos) > 1 and len({info["reduction"] for info in infos}) == 1
+    if equal_blocks:
         names = evenly(names, blocks)
     elif names and (names[0] in (stem, "stem.conv", "conv_stem", "features.norm0") or type(net).__name__ == "VGG"):
         stem, *names = names
     heads = net.get_classifier() if hasattr(net, "get_classifier") else None
     # Distilled transformers have two; the first is the one for labels.
     head = heads[0] if isinstance(heads, tuple) else heads
-    return _assemble(net, stem, names, paths.get(id(head), "") if isinstance(head, nn.Linear) else "")
+    head_path = paths.get(id(head), "") if isinstance(head, nn.Linear) else ""
+    return _assemble(net, stem, names, head_path, equal_blocks)
 
 
 def _torchvision(net: nn.Module, blocks: int) -> Anatomy:
@@ -84,7 +95,7 @@ def _torchvision(net: nn.Module, blocks: int) -> Anatomy:
         for name in ("features", "layers"):
             if isinstance(children.get(name), nn.Sequential):
                 stem, stages = _sequential_stages(name, children[name])
-    return _assemble(net, stem, stages, last_linear(net).get("head", ""))
+    return _assemble(net, stem, stages, last_linear(net).get("head", ""), equal_blocks="encoder" in children)
 
 
 def _sequential_stages(path: str, sequence: nn.Module) -> tuple[str, list[str]]:
@@ -92,7 +103,10 @@ def _sequential_stages(path: str, sequence: nn.Module) -> tuple[str, list[str]]:
     children = list(sequence.named_children())
     falls = [_downsamples(child) for _, child in children]
     ends = [i - 1 for i in range(2, len(children)) if falls[i]]
-    if not isinstance(children[-1][1], nn.MaxPool2d):
+    last = children[-1][1]
+    if isinstance(last, nn.BatchNorm2d):  # DenseNet's, whose ReLU is no module and works in place
+        ends.append(len(children) - 2)
+    elif not isinstance(last, nn.MaxPool2d):
         ends.append(len(children) - 1)
     return f"{path}.{children[0][0]}", [f"{path}.{children[i][0]}" for i in ends]
 
@@ -121,10 +135,7 @@ def _transformers(net: Any, blocks: int) -> Anatomy:
     heads = [p for p, m in modules.items() if is_classifier(m) and not p.startswith(f"{base}.")]
     has_head = getattr(net, "base_model", net) is not net
     head = heads[-1] if heads and has_head else ""
-    found = _assemble(net, stem, stages, head)
-    if chosen.endswith("stages"):
-        return found
-    return Anatomy(stem, found.stages, found.stages, (), found.embedding, head, "")
+    return _assemble(net, stem, stages, head, equal_blocks=not chosen.endswith("stages"))
 
 
 def _get(net: nn.Module, path: str) -> nn.Module | None:
@@ -133,25 +144,33 @@ def _get(net: nn.Module, path: str) -> nn.Module | None:
 
 def _preact(net: nn.Module, stage: str) -> tuple[str, str]:
     """Tap of the stage before its last activation, and the batch norm in front of it; empty where unknown."""
-    path, module, before = stage, _get(net, stage), ("", None)
+    path, module = stage, _get(net, stage)
     while module is not None:
         if type(module).__module__ == "torch.nn.modules.activation":
-            return f"{path}:in", before[0] if isinstance(before[1], nn.BatchNorm2d) else ""
+            return f"{path}:in", _norm_before(net, path)
         for last in "32":
             if isinstance(getattr(module, f"act{last}", None), nn.Module):
                 norm = getattr(module, f"bn{last}", None)
                 return f"{path}.act{last}:in", f"{path}.bn{last}" if isinstance(norm, nn.BatchNorm2d) else ""
-        if type(module).__name__ in LINEAR_ENDS:
+        if type(module).__name__ in LINEAR_ENDS and not type(module).__module__.endswith("shufflenetv2"):
             return stage, ""
         if type(module).__name__ == "ConvBnAct":
             return f"{path}.bn1.act:in", ""
         children = list(module.named_children())
         if not children or not (isinstance(module, nn.Sequential) or type(module).__name__ == "RegStage"):
             return "", ""
-        if len(children) > 1:
-            before = (f"{path}.{children[-2][0]}", children[-2][1])  # type: ignore[assignment]
         path, module = f"{path}.{children[-1][0]}", children[-1][1]
     return "", ""
+
+
+def _norm_before(net: nn.Module, path: str) -> str:
+    """The batch norm right before a submodule, if both stand in a sequence."""
+    parent, _, name = path.rpartition(".")
+    sequence = _get(net, parent)
+    names = [child for child, _ in sequence.named_children()] if isinstance(sequence, nn.Sequential) else [name]
+    index = names.index(name)
+    before = f"{parent}.{names[index - 1]}" if index else ""
+    return before if isinstance(_get(net, before), nn.BatchNorm2d) else ""
 
 
 def _last_map(net: nn.Module, head: str) -> str:
@@ -168,5 +187,8 @@ def _last_map(net: nn.Module, head: str) -> str:
     names = [path for path, _ in order]
     between = [m for p, m in order[names.index(pool) + 1 : names.index(head)] if not p.startswith(f"{pool}.")]
     harmless = (nn.Identity, nn.Dropout, nn.Flatten, nn.Sequential)
-    average = getattr(_get(net, pool), "pool_type", "avg") == "avg"
+    module = _get(net, pool)
+    # torchvision permutes to (B, C, H, W) before its pool, timm pools as the map lies.
+    laid_out = isinstance(module, nn.AdaptiveAvgPool2d) or not maps_are_channels_last(net)
+    average = getattr(module, "pool_type", "avg") == "avg" and laid_out
     return f"{pool}:in" if average and all(isinstance(m, harmless) for m in between) else ""

@@ -63,8 +63,8 @@ def anatomy(net: nn.Module, example: Tensor | Mapping[str, Any] | None = None, b
         own: Anatomy = described()
         return own
     known = _anatomy_known.propose(net, blocks)
-    found = known or Anatomy(**_anatomy_traced.last_linear(net))
-    if example is not None and not found.stages:
+    found = known or Anatomy(**_anatomy_traced.last_linear(net))  # type: ignore[arg-type]
+    if example is not None and not found.stages and not _anatomy_known.maps_are_channels_last(net):
         traced = _anatomy_traced.propose(net, example, blocks)
         # A known network without a head has none: its last linear layer is something else.
         found = traced if known is None else replace(known, stem=known.stem or traced.stem, stages=traced.stages)

@@ -56,7 +56,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors and plain values, and reading it could run code, so it is refused."
-            " If you trust it, save only its state_dict: safetensors.torch.save_file(net.state_dict(), 'x.safetensors')."
+            " If you trust it, save its state_dict only: safetensors.torch.save_file(net.state_dict(), 'x.safetensors')"
             f" ({str(error).splitlines()[0]})"
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
