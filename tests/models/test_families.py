@@ -97,3 +97,32 @@ def test_mlp_takes_vectors_and_images():
     assert mlp.mlp(5, in_channels=3, image_size=[4, 6], hidden=[8])(torch.randn(2, 3, 4, 6)).shape == (2, 5)
     with pytest.raises(ValueError, match="hidden layer"):
         mlp.mlp(5, 7, hidden=[])
+
+
+# Names and shapes in the checkpoints of RepDistiller and mdistiller, at 100 classes.
+PUBLISHED_KEYS = {
+    resnet.resnet8x4: {"conv1.weight": (32, 3, 3, 3), "layer2.0.downsample.1.running_var": (128,), "fc.bias": (100,)},
+    resnet50.resnet50_cifar: {"layer1.0.shortcut.0.weight": (256, 64, 1, 1), "linear.weight": (100, 2048)},
+    wrn.wrn_16_2: {"block2.layer.0.convShortcut.weight": (64, 32, 1, 1), "bn1.bias": (128,), "fc.weight": (100, 128)},
+    vgg.vgg13: {"block0.3.weight": (64, 64, 3, 3), "block4.4.running_mean": (512,), "classifier.weight": (100, 512)},
+    mobilenetv2.mobilenetv2: {
+        "conv1.0.weight": (16, 3, 3, 3),
+        "blocks.1.0.conv.3.weight": (48, 1, 3, 3),
+        "conv2.1.weight": (1280,),
+        "classifier.0.weight": (100, 1280),
+    },
+    shufflenet.shufflev1: {"layer1.0.conv3.weight": (216, 18, 1, 1), "layer3.3.bn2.weight": (240,)},
+    shufflenet.shufflev2: {
+        "layer1.0.conv5.weight": (58, 58, 1, 1),
+        "layer2.7.bn3.bias": (116,),
+        "conv2.weight": (1024, 464, 1, 1),
+    },
+}
+
+
+@pytest.mark.parametrize("make", PUBLISHED_KEYS, ids=lambda make: make.__name__)
+def test_names_in_published_checkpoints(make):
+    with torch.device("meta"):
+        state = make(num_classes=100).state_dict()
+    expected = PUBLISHED_KEYS[make]
+    assert {key: tuple(state[key].shape) for key in expected} == expected

@@ -45,7 +45,7 @@ def anatomy(net: nn.Module, example: Tensor | Mapping[str, Any] | None = None, b
     A network may say itself, with a method ``anatomy() -> Anatomy``; the families of this package do. Otherwise there
     are rules for timm, torchvision and transformers. What no rule knows is looked for in one forward pass, if there
     is an example: the last linear layer as the head, and as stages the last output at each resolution, or, in a stack
-    of equal blocks, some of the blocks.
+    of equal blocks, some of the blocks. Maps that lie as (B, H, W, C), as in Swin transformers, are not proposed.
 
     Args:
         net: Any network.

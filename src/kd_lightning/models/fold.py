@@ -121,8 +121,8 @@ def _pairs_by_run(net: nn.Module, example: Tensor | Mapping[str, Any]) -> dict[s
 
 def _foldable(layer: nn.Module, norm: nn.Module) -> bool:
     # Exact classes and no pre-hooks: the weight may be computed anew in every forward (standardised, quantised).
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    return type(layer) in kinds and getattr(norm, "running_mean", None) is not None and not layer._forward_pre_hooks
+    known = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear) or type(layer).__name__ == "Conv2dSame"
+    return known and getattr(norm, "running_mean", None) is not None and not layer._forward_pre_hooks
 
 
 def _fold(net: nn.Module, layer_path: str, norm_path: str) -> None:

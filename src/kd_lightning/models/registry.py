@@ -137,5 +137,6 @@ def _without_prefix(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tenso
 
 
 def _some(items: list[str], limit: int = 5) -> str:
+    items = sorted(items, key=lambda key: key.endswith("num_batches_tracked"))  # the least telling ones last
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
