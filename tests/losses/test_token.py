@@ -174,3 +174,19 @@ def test_akl_weighs_forward_kl_by_the_gap_of_the_head():
     torch.testing.assert_close(akl_loss(student.log(), teacher.log()), 0.1 * forward + 0.9 * reverse)
     # Head mass 0.8 holds two: 0.25 of 0.5.
     torch.testing.assert_close(akl_loss(student.log(), teacher.log(), head_mass=0.8), 0.5 * forward + 0.5 * reverse)
+
+
+@pytest.mark.parametrize(
+    ("loss", "limit"), [(forward_kl_loss, 2.5), (reverse_kl_loss, 3.5), (jsd_loss, 3.5), (akl_loss, 4.5)]
+)
+def test_little_is_kept_for_the_backward_pass(loss, limit):
+    student, teacher = logits(2, 8, 500)
+    kept: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss(student.requires_grad_(), teacher, torch.ones(2, 8))
+    assert sum(kept.values()) <= limit * student.untyped_storage().nbytes()

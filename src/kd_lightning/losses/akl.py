@@ -10,8 +10,9 @@ from kd_lightning.losses._tokens import check_fraction, token_kl, token_log_prob
 
 
 @torch.no_grad()
-def _forward_weight(teacher: Tensor, student: Tensor, head_mass: float) -> Tensor:
-    """Share of the head in the absolute gap of the probabilities (..., V), (...); 0 where there is no gap."""
+def _forward_weight(log_teacher: Tensor, log_student: Tensor, head_mass: float) -> Tensor:
+    """Share of the head in the absolute gap of the probabilities, (...); 0 where there is no gap."""
+    teacher, student = log_teacher.exp(), log_student.exp()
     ordered = teacher.sort(dim=-1, descending=True).values
     size = (ordered.cumsum(-1) <= head_mass).sum(-1, keepdim=True).clamp(min=1)
     head = teacher >= ordered.gather(-1, size - 1)
@@ -67,7 +68,7 @@ def akl_loss(
     """
     check_fraction("head_mass", head_mass)
     log_student, log_teacher = token_log_probs(student, teacher, temperature)
-    weight = _forward_weight(log_teacher.exp(), log_student.exp(), head_mass)
+    weight = _forward_weight(log_teacher, log_student, head_mass)
     divergence = weight * token_kl(log_teacher, log_student) + (1 - weight) * token_kl(log_student, log_teacher)
     return token_mean(divergence, mask, temperature, scale_by_temperature)
 

@@ -9,6 +9,11 @@ from kd_lightning.losses._common import full_precision, masked_mean
 from kd_lightning.losses._tokens import FLOOR
 
 
+def _heads(scores: Tensor) -> Tensor:
+    """Scores (B, T, T) of already merged heads as (B, 1, T, T)."""
+    return scores.unsqueeze(1) if scores.dim() == 3 else scores
+
+
 def _prepare(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Check the scores (B, H, T, T); the teacher detached; valid positions (B, 1, T)."""
     if student.shape != teacher.shape:
@@ -44,7 +49,7 @@ def attention_mse_loss(
     [1] does this without a mask only, and at -0.001, which drops every negative score.
 
     Args:
-        student: Student scores, (B, H, T, T); masked entries may hold large negative values or -inf.
+        student: Student scores, (B, H, T, T) or (B, T, T); masked entries may hold large negative values or -inf.
         teacher: Teacher scores, same shape; any number of heads with ``merge_heads``.
         mask: Valid tokens, (B, T); None for all of them.
         merge_heads: Compare the sums over heads.
@@ -61,6 +66,7 @@ def attention_mse_loss(
         >>> attention_mse_loss(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 3.0)).item()
         9.0
     """
+    student, teacher = _heads(student), _heads(teacher)
     if merge_heads:
         student, teacher = student.sum(1, keepdim=True), teacher.sum(1, keepdim=True)
     student, teacher, valid = _prepare(student, teacher, mask)
@@ -93,7 +99,7 @@ def attention_ce_loss(
     mask; [1] does this without a mask only, and at -0.001.
 
     Args:
-        student: Student scores, (B, H, T, T), before the softmax.
+        student: Student scores, (B, H, T, T) or (B, T, T), before the softmax.
         teacher: Teacher scores, same shape; any number of heads with ``merge_heads``.
         mask: Valid tokens, (B, T); other columns are left out of the sum and other rows out of the mean.
         merge_heads: Compare the distributions of the scores averaged over heads.
@@ -110,6 +116,7 @@ def attention_ce_loss(
         >>> round(attention_ce_loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)).item(), 4)  # log 2
         0.6931
     """
+    student, teacher = _heads(student), _heads(teacher)
     if merge_heads:
         student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
     student, teacher, valid = _prepare(student, teacher, mask)

@@ -61,7 +61,8 @@ def jsd_loss(
     elif beta == 1:
         divergence = token_kl(log_student, log_teacher)
     else:
-        mixture = log_mixture(log_teacher, log_student, beta)
+        # The gradients through the mixture cancel exactly (it stays normalised), so its graph need not be kept.
+        mixture = log_mixture(log_teacher, log_student.detach(), beta)
         divergence = beta * token_kl(log_teacher, mixture) + (1 - beta) * token_kl(log_student, mixture)
     return token_mean(divergence, mask, temperature, scale_by_temperature)
 
