@@ -30,7 +30,7 @@ _NOISE = (
     ".*number of training batches .* is smaller than the logging interval.*",
     ".*was called without a model.*",
     ".*there is no last checkpoint available.*",
-    ".*isinstance.treespec, LeafSpec. is deprecated.*",
+    ".*LeafSpec.* is deprecated.*",
 )
 
 

@@ -73,6 +73,7 @@ class Distiller(pl.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._stage: Stage | None = None
+        self._can_learn: set[str] = set()
         self._total_steps = 0
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -87,6 +88,7 @@ class Distiller(pl.LightningModule):
             for role in roles.by_name.values():
                 role.net.to(memory_format=torch.channels_last)
         self.pairing = self._dry_run(example, seed)
+        self._can_learn = {name for name, parameter in self.named_learnable() if parameter.requires_grad}
         if compile:
             for role in roles.by_name.values():
                 role.net.compile()
@@ -182,6 +184,8 @@ class Distiller(pl.LightningModule):
         self._stage = stage
         assert stage is not None
         for name, parameter in self.named_learnable():
+            if name not in self._can_learn:
+                continue  # frozen for good, such as a classifier taken from the teacher
             learns = stage.params is None or any(re.match(pattern, name) for pattern in stage.params)
             parameter.requires_grad_(learns)
             if not learns:

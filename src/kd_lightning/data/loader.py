@@ -64,6 +64,8 @@ class EpochLoader(DataLoader[dict[str, Any]]):
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
+            # Its own: the global state must not move when a resumed run makes its iterator again.
+            generator=torch.Generator(),
         )
         self.done_batches = done_batches
 

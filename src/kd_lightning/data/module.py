@@ -160,6 +160,10 @@ class KDDataModule(LightningDataModule):
         """Classes of a split by ``index``, (n,) int64."""
         return self.arrays.targets[self.split[split]]
 
+    def read(self, split: str, index: Tensor) -> Tensor:
+        """Raw inputs of a split by ``index``, (n, C, H, W) uint8 or (n, D) float32."""
+        return take(self.arrays.inputs, self.split[split][index.cpu()])
+
     def _make_split(self, arrays: Arrays) -> Split:
         def fraction(name: str, official: Tensor | None, default: float) -> float:
             value: float | None = getattr(self, name)

@@ -127,6 +127,8 @@ def build_role(name: str, role: DictConfig, net: nn.Module, example: Mapping[str
         aliases.update(anatomy(net, example=example.get("image")).aliases())
     except ValueError as error:  # nothing to propose: plain paths and `taps` still work
         log.debug(f"{name}: {error}")
+    if aliases.get("stages"):
+        aliases.setdefault("last_map", aliases["stages"][-1])  # ViTs: the last tokens
     taps = OmegaConf.to_container(role.taps)
     assert isinstance(taps, dict)
     aliases.update({str(k): v if isinstance(v, str) else tuple(v) for k, v in taps.items()})

@@ -14,7 +14,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from kd_lightning.data.arrays import take
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.jobs._assemble import build_loggers
 from kd_lightning.jobs._load import ARM
@@ -90,9 +89,9 @@ def build_arm(name: str, kind: Any, folders: Iterable[Path], cost: Cost) -> Arm:
 
 def build_comparison(arms: list[Arm], data: KDDataModule, cfg: DictConfig, reference: str | None) -> Comparison:
     """The comparison of arms on the data's test split, with its pictures."""
-    positions = data.split.test[torch.arange(len(data.split.test))]
-    raw = take(data.arrays.inputs, positions) if data.image_size is not None and len(positions) <= 20_000 else None
-    return compare(arms, data.class_names, reference, images=raw, alpha=cfg.compare.alpha)
+    size = len(data.split.test)
+    pictures = data.read("test", torch.arange(size)) if data.image_size is not None and size <= 20_000 else None
+    return compare(arms, data.class_names, reference, images=pictures, alpha=cfg.compare.alpha)
 
 
 def show(comparison: Comparison, folder: Path, cfg: DictConfig) -> None:

@@ -1,0 +1,66 @@
+"""Fixtures: the command line as a user has it, in this process, in an empty folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Small and quick: two classes of everything, no pictures of progress.
+TINY = [
+    "data=synthetic",
+    "data.source.num_samples=96",
+    "data.batch_size=16",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.enable_progress_bar=false",
+    "model@teacher=resnet8",
+    "model@student=resnet8",
+    "compare.latency=false",
+]
+
+
+@dataclass
+class Outcome:
+    """What a command did."""
+
+    code: int
+    text: str
+    folder: Path | None
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capfd):
+    """Run ``python -m kd_lightning <arguments>`` in this process and in an empty folder."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from kd_lightning import runs
+    from kd_lightning.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Outcome:
+        runs._RUN_DIRS.clear()
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["kd_lightning", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        finally:
+            for handler in logging.getLogger().handlers:
+                handler.flush()
+        out, err = capfd.readouterr()
+        folders = sorted(tmp_path.glob("outputs/*/*/status.json"), key=lambda p: p.stat().st_mtime)
+        return Outcome(code, out + err, folders[-1].parent if folders else None)
+
+    return run

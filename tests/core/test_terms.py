@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch import nn
+
+from kd_lightning.core.schedules import Linear, Progress
+from kd_lightning.core.terms import Objective, Stage, Term, param_groups
+from tests.core.nets import ce, kd
+
+
+class Projected(nn.Module):
+    """A loss with a parameter of its own and its own learning rate."""
+
+    def build(self, student):
+        self.linear = nn.Linear(student.shape[1], 2)
+
+    def forward(self, student):
+        return self.linear(student).square().mean()
+
+    def param_groups(self):
+        return [{"params": list(self.parameters()), "lr": 0.5}]
+
+
+def resolve(reference):
+    values = {"logits": torch.ones(2, 3), "target": torch.zeros(2, dtype=torch.int64), "stages": [1, 2]}
+    return values[reference.name]
+
+
+def test_total_is_the_weighted_sum_and_parts_are_unweighted():
+    objective = Objective([ce(), kd(Linear(0.0, 10.0))])
+
+    def differing(reference):
+        return torch.arange(6.0).view(2, 3).square() if reference.scope == "teacher" else resolve(reference)
+
+    total, parts = objective(differing, Progress(0.5))
+    assert total.item() == pytest.approx(parts["ce"].item() + 5.0 * parts["kd"].item())
+    assert parts["kd"] > 0
+
+
+def test_lists_of_references_are_flattened():
+    class Any(nn.Module):
+        def forward(self, maps):
+            return maps
+
+    term = Term("t", Any(), {"maps": ["student.logits", "student.stages"]})
+    assert len(term.arguments(resolve)["maps"]) == 3
+
+
+def test_inputs_that_do_not_fit_the_loss_are_refused():
+    with pytest.raises(ValueError, match=r"Term 'x'.*forward takes \(input, target\).*gives \(inputt\)"):
+        Term("x", nn.CrossEntropyLoss(), {"inputt": "student.logits"})
+
+
+def test_own_parameters_get_their_settings():
+    term = Term("p", Projected(), {"student": "student.logits"})
+    term.build(term.arguments(resolve))
+    groups = param_groups(Objective([term]))
+    assert groups[0]["lr"] == 0.5
+    assert sum(p.numel() for p in groups[0]["params"]) == 8
+
+
+def test_stages_choose_terms_by_share_of_the_training():
+    objective = Objective([ce(), kd()], [Stage(("kd",), 0.25), Stage(("ce",), 0.75)])
+    active = [objective(resolve, Progress(fraction))[1].keys() for fraction in (0.0, 0.2499, 0.25, 1.0)]
+    assert [set(names) for names in active] == [{"kd"}, {"kd"}, {"ce"}, {"ce"}]
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [([Stage(("kdd",), 1.0)], "unknown terms"), ([Stage(("kd",), 0.5)], "must add up to 1")],
+)
+def test_wrong_stages_are_refused(stages, message):
+    with pytest.raises(ValueError, match=message):
+        Objective([kd()], stages)
+
+
+def test_no_terms_is_an_error():
+    with pytest.raises(ValueError, match="no terms"):
+        Objective([])
