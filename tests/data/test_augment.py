@@ -63,6 +63,13 @@ def test_shape_range_and_input_are_kept(op, channels):
     assert torch.equal(x, before)
 
 
+def test_every_op_draws_for_itself():
+    """Were the numbers of two flips the same, the second would undo the first for every sample."""
+    x = images(n=64)
+    twice = Augmentation([HorizontalFlip(), HorizontalFlip()], 0)(x, torch.arange(64), 0)
+    assert not torch.equal(twice, x)
+
+
 def test_views_may_differ_within_a_batch():
     augment, x, index = Augmentation(ALL, 0), images(), torch.arange(12)
     views = torch.tensor([3, 8] * 6)

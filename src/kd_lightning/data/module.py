@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from kd_lightning.data.arrays import Arrays, Source
+from kd_lightning.data.arrays import Arrays, Source, take
 from kd_lightning.data.augment import Augmentation, Op
 from kd_lightning.data.counter import fold_text
 from kd_lightning.data.facts import check_facts, check_statistics, find_facts, measure
