@@ -20,7 +20,7 @@ from kd_lightning.losses.skew_kl import (
 )
 from kd_lightning.losses.symmetric_kl import SymmetricKLLoss, symmetric_kl_loss
 from kd_lightning.losses.taid import TAIDLoss
-from kd_lightning.losses.tvd import TVDLoss
+from kd_lightning.losses.tvd import TVDLoss, tvd_loss
 
 DENSE = [
     JSDLoss(0.3),
@@ -132,6 +132,11 @@ def test_skewed_divergences_start_at_the_plain_ones_and_are_bounded():
     for skewed in (skew_forward_kl_loss, skew_reverse_kl_loss):
         assert skewed(student * 1e3, teacher * 1e3, skew=0.25) <= math.log(4) + 1e-9
         assert skewed(student, teacher, skew=1.0).abs() < 1e-12
+
+
+def test_total_variation_is_the_mass_that_must_move():
+    student, teacher = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.3, 0.5]])
+    torch.testing.assert_close(tvd_loss(student.log(), teacher.log()), torch.tensor(0.3))
 
 
 def test_symmetric_is_the_weighted_sum():
