@@ -20,7 +20,7 @@ from kd_lightning.report.tables import console_table
 from tests.report import build
 
 FULL = {"teacher": [97], "student alone": [80, 82, 84], "student + kd": [86, 90, 94]}
-HOSTILE = "<script>alert('x')</script>\" onload=\"x | $\\frac{ `b` \ud800\u202e\n# h"
+HOSTILE = "<script>alert('x')</script>\" onload=\"x | $\\frac{$ `b` \ud800\u202e\n# h"
 
 
 class Page(HTMLParser):
@@ -94,6 +94,18 @@ def test_metrics_are_numbers_under_stable_names(tmp_path):
     assert all(leaf is None or isinstance(leaf, int | float) for leaf in leaves(data))
 
 
+def test_a_class_without_a_sample_has_no_number(tmp_path):
+    target = torch.arange(90) % 9
+    arms = [Arm("student alone", "alone", [build.run(target != 1, target, 10)])]
+    arms.append(Arm("kd", "distilled", [build.run(target != 2, target, 10)]))
+    paths = page.write_reports(tmp_path, compare(arms, [f"c{i}" for i in range(10)]), {})
+    data = json.loads(paths["metrics"].read_text())
+    assert data["arms"]["kd"]["per_class"]["c9"] is None
+    assert data["arms"]["kd"]["per_class"]["c2"] == 0.0
+    assert "nan" not in paths["html"].read_text().lower()
+    assert "| c9 |" not in paths["markdown"].read_text()
+
+
 def test_the_console_shows_every_measure_in_100_columns():
     text = shown(comparison())
     assert max(map(len, text.splitlines())) <= 100
@@ -119,7 +131,7 @@ def test_many_arms_still_fit_the_console():
 
 
 def test_hostile_names_are_only_text(tmp_path):
-    names = [HOSTILE, *(f"c{i}" for i in range(9))]
+    names = [HOSTILE, "$\\frac{$", "\ud800", *(f"c{i}" for i in range(7))]
     rights = FULL | {HOSTILE: [70, 75, 79]}
     found = comparison(rights, names=names, curves=[{"epoch": 0, f"train/{HOSTILE}": 1.0, "train/loss": 2.0}] * 2)
     paths = page.write_reports(tmp_path, found, {HOSTILE: {"deep": [HOSTILE]}})
@@ -130,6 +142,8 @@ def test_hostile_names_are_only_text(tmp_path):
     assert "<script" not in paths["markdown"].read_text(encoding="utf-8")
     assert "| # h" not in paths["markdown"].read_text(encoding="utf-8").replace("\\|", "")
     assert "<script>" in shown(found)
+    assert "$\\frac{$" in "".join(plot.svg for plot in all_plots(found))
+    (markdown(found) + shown(found) + all_plots(found)[-1].svg).encode("utf-8")
 
 
 def test_markdown_tables_keep_their_columns():

@@ -130,8 +130,7 @@ def flops(net: nn.Module, example: Any) -> int:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel of nn.MultiheadAttention is not counted
     try:
-        eager = torch.compiler.set_stance("force_eager")  # nothing inside a compiled graph is counted either
-        with _evaluating(net), eager, FlopCounterMode(display=False) as counter:
+        with _evaluating(net), FlopCounterMode(display=False) as counter:
             _call(net, _resize(example, 1))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
