@@ -61,14 +61,14 @@ def test_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the tests: one row per contrast."""
     corrected = sum(contrast.p is not None for contrast in comparison.contrasts) > 1
     level = f"{100 * (1 - comparison.alpha):g} % interval"
-    p = "p (t-test, Holm)" if corrected else "p (paired t-test)"
+    p = "p (t‑test, Holm)" if corrected else "p (paired t‑test)"  # a hyphen that does not break
     head = [
         "Against the reference",
         "Seeds",
         "Difference (points)",
         level,
         p,
-        "Cohen's d",
+        "Cohen's d",
         "Won / lost, first seed",
         "p (McNemar)",
     ]
