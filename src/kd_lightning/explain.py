@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import re
 from collections.abc import Iterator
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from kd_lightning import schema
 
 _USER_ERRORS = (
     ValueError,
@@ -43,6 +47,16 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
     return f"Unknown key '{full}'. {hint} (To add a new argument on purpose, write +{full}=... .)"
 
 
+def _unknown_field(text: str) -> str | None:
+    """The same for a key in a YAML file, of which Hydra keeps only the text of the error."""
+    found = re.search(r"Key '\w+' not in '(\w+)'\s+full_key: ([\w.]+)", text)
+    node = getattr(schema, found[1], None) if found else None
+    if found is None or not dataclasses.is_dataclass(node):
+        return None
+    known = [field.name for field in dataclasses.fields(node)]
+    return f"Unknown key '{found[2]}'. {near(found[2].rpartition('.')[2], known)}"
+
+
 def _missing_choice(error: MissingConfigException) -> str | None:
     group, _, name = str(error.missing_cfg_file or "").removesuffix(".yaml").rpartition("/")
     options = list(error.options or [])
@@ -56,6 +70,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.key is not None:
             return f"Error: {_unknown_key(cause)}"
         if isinstance(cause, MissingConfigException) and (text := _missing_choice(cause)):
+            return f"Error: {text}"
+        if isinstance(cause, HydraException) and (text := _unknown_field(str(cause))):
             return f"Error: {text}"
     inner = next((c for c in chain if not isinstance(c, InstantiationException)), error)
     if isinstance(inner, OSError) and inner.errno is not None and not isinstance(inner, FileNotFoundError):

@@ -84,7 +84,6 @@ class Trainer:
     limit_train_batches: Any = None
     limit_val_batches: Any = None
     limit_test_batches: Any = None
-    overfit_batches: float = 0.0
     fast_dev_run: Any = False
     detect_anomaly: bool = False
     sync_batchnorm: bool = False

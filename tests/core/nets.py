@@ -18,14 +18,14 @@ from kd_lightning.losses.kd import KDLoss
 class Net(nn.Module):
     """Convolution, batch norm, in-place ReLU, dropout, classifier."""
 
-    def __init__(self, classes: int = 3, width: int = 4) -> None:
+    def __init__(self, num_classes: int = 3, in_channels: int = 1, width: int = 4) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, width, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, width, 3, padding=1)
         self.bn = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.drop = nn.Dropout(0.2)
         self.unused = nn.Linear(2, 2)
-        self.fc = nn.Linear(width, classes)
+        self.fc = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.drop(self.relu(self.bn(self.conv(x))).mean((2, 3))))

@@ -40,9 +40,12 @@ class InterruptCheckpoint(OnExceptionCheckpoint):
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._on_signal)
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """The step is over: now the stop happens."""
-        if self._asked:
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """The step is over: now the stop happens.
+
+        Not after the last step of an epoch: a validation is due there, which a resumed run would leave out.
+        """
+        if self._asked and not trainer.is_last_batch:
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -52,8 +55,10 @@ class InterruptCheckpoint(OnExceptionCheckpoint):
             super().on_exception(trainer, pl_module, exception)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop listening."""
+        """Stop listening; who asked during the last epoch's end is heard here."""
         self._restore()
+        if self._asked:
+            raise KeyboardInterrupt
 
     def _restore(self) -> None:
         if self._previous is not None:

@@ -76,6 +76,9 @@ class ClassPairs:
         """The batch of twice the size."""
         partners = []
         for index, target in zip(batch["index"].tolist(), batch["target"].tolist(), strict=True):
+            if target < 0:  # without a label: its own partner
+                partners.append(torch.tensor(index))
+                continue
             members = self._members[target]
             # A step of 1 to n - 1 places within the class never leads back to the sample itself.
             step = 1 + (batch["view"] * 7919 + index * 104729) % max(len(members) - 1, 1)

@@ -34,7 +34,7 @@ _IDENTITY = ("student", "method", "optimizer", "scheduler", "callbacks", "metric
 _TRAINER_IDENTITY = (
     "max_epochs", "max_steps", "precision", "strategy", "devices", "gradient_clip_val",
     "gradient_clip_algorithm", "accumulate_grad_batches", "deterministic", "limit_train_batches",
-    "limit_val_batches", "overfit_batches", "sync_batchnorm", "channels_last", "ema",
+    "limit_val_batches", "sync_batchnorm", "channels_last", "ema",
 )
 # fmt: on
 # Where and how the data is read, not what it is.
@@ -66,7 +66,7 @@ def arm_identity(cfg: DictConfig, data: KDDataModule, teacher: nn.Module | None)
     trainer = {key: plain["trainer"][key] for key in _TRAINER_IDENTITY}
     settings = {key: value for key, value in plain["data"].items() if key not in _DATA_PLACE}
     weights = None if teacher is None else weights_hash(teacher)
-    return digest([{key: plain[key] for key in _IDENTITY}, trainer, settings, data.fingerprint, weights])
+    return digest([{key: plain[key] for key in _IDENTITY}, trainer, settings, data.split.fingerprint, weights])
 
 
 def weights_hash(net: nn.Module) -> str:

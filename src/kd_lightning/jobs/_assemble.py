@@ -178,10 +178,11 @@ def build_distiller(cfg: DictConfig, data: KDDataModule, student: nn.Module, tea
     objective = build_objective(cfg.method)
     roles = [build_role("student", cfg.student, student, example, trainable=True)]
     if teacher is not None:
-        modules_used = any(r.scope == "teacher" and r.flag == "module" for t in objective for r in t.references())
-        if cfg.teacher.fold and not modules_used:
-            teacher = fold_batchnorm(teacher, example["image"])
-        roles.append(build_role("teacher", cfg.teacher, teacher, example, trainable=False))
+        role = build_role("teacher", cfg.teacher, teacher, example, trainable=False)
+        if cfg.teacher.fold and _only_features(objective, role):
+            folded = fold_batchnorm(teacher, example["image"])
+            role = build_role("teacher", cfg.teacher, folded, example, trainable=False)
+        roles.append(role)
     for role in roles:
         _check_classes(role, example, cfg)
     rollout = instantiate(cfg.method.rollout)
@@ -202,6 +203,13 @@ def build_distiller(cfg: DictConfig, data: KDDataModule, student: nn.Module, tea
         channels_last=cfg.trainer.channels_last,
         compile=cfg.compile,
     )
+
+
+def _only_features(objective: Objective, role: Role) -> bool:
+    """Whether the terms ask the role for signals and features only: those are the same when batch norms are folded."""
+    references = [r for term in objective for r in term.references() if r.scope == role.name]
+    known = {*role.call.provides, *role.aliases}
+    return all(r.flag != "module" and r.name in known for r in references)
 
 
 def _scheduler(node: DictConfig) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""A run that was stopped and resumed equals one that was not, bit for bit."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kd_lightning.core.distiller import Distiller
+from tests.conftest import TINY
+
+# 112 training samples in batches of 16: seven steps an epoch. The net has dropout, so the random state counts.
+TRAIN = [
+    *TINY,
+    "job=train",
+    "method=ce",
+    "name=x",
+    "trainer.max_epochs=3",
+    "data.channels=1",
+    "student.net._target_=tests.core.nets.Net",
+]
+
+
+def stop_at(monkeypatch, step: int, number: signal.Signals) -> None:
+    """Send this process a signal during a training step, once."""
+    original = Distiller.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == step and os.environ.pop("STOP_ONCE", None):
+            os.kill(os.getpid(), number)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setenv("STOP_ONCE", "1")
+    monkeypatch.setattr(Distiller, "training_step", training_step)
+
+
+@pytest.mark.parametrize("step", [0, 3, 6, 7, 9, 13, 14, 16, 19, 20])
+def test_ctrl_c_saves_exits_130_and_resumes_exactly(cli, monkeypatch, step):
+    straight = cli(*TRAIN, "hydra.run.dir=outputs/straight/a")
+    assert straight.code == 0, straight.text
+    stop_at(monkeypatch, step, signal.SIGINT)
+    stopped = cli(*TRAIN)
+    assert stopped.code == 130, stopped.text
+    assert "resume=auto" in stopped.text
+    folder = next(p for p in Path("outputs/x").iterdir())
+    assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
+    assert (folder / "checkpoints" / "interrupted.ckpt").is_file()
+
+    resumed = cli(*TRAIN, "resume=auto")
+    assert resumed.code == 0, resumed.text
+    assert "going on from interrupted.ckpt" in resumed.text
+    assert len(list(Path("outputs/x").iterdir())) == 1
+    expected = load_file("outputs/straight/a/student.safetensors")
+    got = load_file(folder / "student.safetensors")
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    last = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (Path("outputs/straight/a"), folder)]
+    different = [k for k, v in last[0]["state_dict"].items() if not torch.equal(v, last[1]["state_dict"][k])]
+    assert not different
+    assert last[0]["global_step"] == last[1]["global_step"]
+
+
+def test_sigterm_exits_143(cli, monkeypatch):
+    stop_at(monkeypatch, 3, signal.SIGTERM)
+    stopped = cli(*TRAIN)
+    assert stopped.code == 143, stopped.text
+    assert cli(*TRAIN, "resume=auto").code == 0
+
+
+def test_a_run_of_another_configuration_is_not_continued(cli, monkeypatch):
+    stop_at(monkeypatch, 3, signal.SIGINT)
+    assert cli(*TRAIN).code == 130
+    other = cli(*TRAIN, "optimizer.lr=0.01", "resume=auto", "hydra.run.dir=outputs/x/other")
+    assert other.code == 0
+    assert "No unfinished run of this configuration" in other.text
+
+
+def test_a_pipeline_goes_on_where_it_stopped(cli, monkeypatch):
+    pipeline = [*TINY, "teacher.fit=null", "export.formats=[]", "name=p"]
+    stop_at(monkeypatch, 10, signal.SIGINT)
+    original = Distiller.training_step
+
+    def only_distilled(self, batch, batch_idx):
+        if "kd" in self.objective.terms:
+            return original(self, batch, batch_idx)
+        stop, value = os.environ.pop("STOP_ONCE", None), None
+        value = original(self, batch, batch_idx)
+        if stop:
+            os.environ["STOP_ONCE"] = stop
+        return value
+
+    monkeypatch.setattr(Distiller, "training_step", only_distilled)
+    assert cli(*pipeline).code == 130
+    resumed = cli(*pipeline, "resume=auto")
+    assert resumed.code == 0, resumed.text
+    assert "student alone, seed 0: finished earlier" in resumed.text
+    assert cli(*pipeline, "resume=auto").code == 0  # nothing is left unfinished: a new run
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch(cli, monkeypatch):
+    """SIGKILL leaves no time to save: the state after the last whole epoch counts."""
+    straight = cli(*TRAIN, "hydra.run.dir=outputs/straight/a")
+    assert straight.code == 0, straight.text
+
+    class Killed(BaseException):
+        pass
+
+    original = Distiller.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == 17 and os.environ.pop("KILL_ONCE", None):
+            raise Killed
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setenv("KILL_ONCE", "1")
+    monkeypatch.setattr(Distiller, "training_step", training_step)
+    with pytest.raises(Killed):
+        cli(*TRAIN)
+    folder = next(Path("outputs/x").iterdir())
+    (folder / "checkpoints" / "interrupted.ckpt").unlink()
+    resumed = cli(*TRAIN, "resume=auto")
+    assert resumed.code == 0, resumed.text
+    assert "going on from last.ckpt" in resumed.text
+    states = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (Path("outputs/straight/a"), folder)]
+    assert states[1]["global_step"] == 21
+    assert all(torch.equal(v, states[1]["state_dict"][k]) for k, v in states[0]["state_dict"].items())
