@@ -101,10 +101,10 @@ def show(comparison: Comparison, folder: Path, cfg: DictConfig) -> None:
     console = Console()
     console.print(console_table(comparison))
     for verdict in comparison.verdicts:
-        console.print(verdict, highlight=False)
+        console.print(verdict, highlight=False, markup=False)
     for warning in comparison.warnings:
-        console.print(warning, style="yellow", highlight=False)
-    console.print(f"Report: {paths['html']}", soft_wrap=True, highlight=False)
+        console.print(warning, style="yellow", highlight=False, markup=False)
+    console.print(f"Report: {paths['html']}", soft_wrap=True, highlight=False, markup=False)
     for logger in build_loggers(cfg, folder, "compare", "compare"):
         if hasattr(logger, "log_report"):
             logger.log_report(comparison, paths)

@@ -15,8 +15,8 @@ from kd_lightning.runs import write_status
 log = logging.getLogger("kd_lightning")
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
-    """Train; returns the student's best value of ``metrics.monitor`` on validation."""
+def run(cfg: DictConfig, folder: Path) -> float | None:
+    """Train; returns the student's best value of ``metrics.monitor`` on validation, or None without a validation."""
     check_targets(cfg)
     data = build_data(cfg)
     data.save_split(folder)
@@ -25,4 +25,5 @@ def run(cfg: DictConfig, folder: Path) -> float:
     write_status(folder, student=".")
     for which, metrics in arm.record["test"].items():
         log.info(f"test ({which}): " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    return float(arm.record["validation"][cfg.metrics.monitor])
+    best: float | None = arm.record["validation"][cfg.metrics.monitor]
+    return best
