@@ -195,14 +195,15 @@ class KDDataModule(LightningDataModule):
 
     # ---- loaders
 
-    def loader(self, split: str, *, train: bool = False) -> EpochLoader:
+    def loader(self, split: str, *, train: bool = False, whole: bool = False) -> EpochLoader:
         """Batches of a split.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
             train: Shuffled, augmented batches of ``batch_size`` by epoch; False: all samples in order, as they are.
+            whole: All samples on this process, also where a Trainer shares them among several.
         """
-        kwargs = getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
+        kwargs = {} if whole else getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
         world, rank = kwargs.get("num_replicas", 1), kwargs.get("rank", 0)
         size = self.batch_size if train else max(world, self.eval_batch_size // world * world)
         positions = self.split[split]

@@ -215,7 +215,7 @@ def _measure_and_save(
     arm.record["test"] = {}
     for which in ("last", "best"):
         arm.net.load_state_dict(states[which])
-        predictions = predict_logits(arm.net, instantiate(cfg.student.call), data.test_dataloader(), data)
+        predictions = predict_logits(arm.net, instantiate(cfg.student.call), data.loader("test", whole=True), data)
         arm.record["test"][which] = classification_metrics(
             predictions["logits"], predictions["target"], data.num_classes
         )

@@ -67,7 +67,7 @@ def read_run(folder: Path, name: str) -> Run:
 
 def cost_of(net: nn.Module, data: KDDataModule, folder: Path | None, cfg: DictConfig) -> Cost:
     """What a net costs: counted, weighed and timed on this machine's CPU."""
-    example = data.ready(next(iter(data.loader("test"))))["image"]
+    example = data.ready(next(iter(data.loader("test", whole=True))))["image"]
     net = net.cpu().eval()
     weights = None if folder is None else folder / "student.safetensors"
     cost = Cost(

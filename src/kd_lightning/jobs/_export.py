@@ -92,7 +92,7 @@ def export_student(arm: FittedArm, data: KDDataModule, folder: Path, cfg: DictCo
     net = arm.net.cpu().eval()
     shutil.copyfile(arm.folder / "student.safetensors", folder / "student.safetensors")
     shutil.copyfile(arm.folder / "config.yaml", folder / "config.yaml")
-    batches = [data.ready(raw)["image"] for raw in data.loader("test")]
+    batches = [data.ready(raw)["image"] for raw in data.loader("test", whole=True)]
     differences: dict[str, float] = {}
     for name in cfg.export.formats:
         file, write, load = FORMATS[name]

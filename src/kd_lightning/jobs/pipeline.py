@@ -76,7 +76,7 @@ def _compare(
     net, arm = teacher
     if arm is None:  # loaded or pretrained: measured here
         role = build_role("teacher", cfg.teacher, net, {}, trainable=False)
-        predictions = predict_logits(net, role.call, data.test_dataloader(), data)
+        predictions = predict_logits(net, role.call, data.loader("test", whole=True), data)
         (folder / "teacher").mkdir(exist_ok=True)
         save_file(predictions, folder / "teacher" / "test.safetensors")
         runs = [Run("teacher", cfg.teacher.seed, str(folder / "teacher"), **predictions)]
