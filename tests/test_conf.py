@@ -1,0 +1,139 @@
+"""Every shipped YAML composes and becomes objects; every experiment runs in a smoke version."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from kd_lightning.conf_dir import conf_dir
+from kd_lightning.runs import register_resolvers
+from kd_lightning.schema import register
+
+CONF = conf_dir()
+
+
+def choices(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    register()
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def test_every_group_is_looked_at():
+    tested = {"experiment", "data", "model", "method", "term", "optimizer", "scheduler", "trainer", "metrics"}
+    assert {p.name for p in CONF.iterdir() if p.is_dir()} == tested | {"callbacks", "logger"}
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_experiments_compose(name):
+    cfg = compose("config", [f"+experiment={name}"])
+    assert cfg.name
+    assert cfg.method.terms
+
+
+@pytest.mark.parametrize("name", choices("method"))
+def test_methods_become_objectives(name):
+    from kd_lightning.jobs._assemble import build_objective, check_targets
+
+    cfg = compose("config", [f"method={name}"])
+    assert cfg.method.name == name
+    assert set(cfg.method.info) >= {"kind", "paper", "year", "needs"}
+    check_targets(cfg)
+    objective = build_objective(cfg.method)
+    assert len(list(objective)) == len(cfg.method.terms)
+
+
+@pytest.mark.parametrize("name", choices("term"))
+def test_terms_become_terms(name):
+    from kd_lightning.core.terms import Term
+
+    node = compose("config", [f"+term@method.terms.extra={name}"]).method.terms.extra
+    Term(name, instantiate(node.loss), node.inputs, 1.0)
+
+
+@pytest.mark.parametrize("name", choices("optimizer"))
+def test_optimizers(name):
+    import torch
+
+    optimizer = instantiate(compose("config", [f"optimizer={name}"]).optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(optimizer, torch.optim.Optimizer)
+
+
+@pytest.mark.parametrize("name", choices("scheduler"))
+def test_schedulers(name):
+    import torch
+
+    factory = instantiate(compose("config", [f"scheduler={name}"]).scheduler.factory)
+    if name == "constant":
+        assert factory is None
+    else:
+        assert factory(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)).state_dict()
+
+
+@pytest.mark.parametrize("name", choices("metrics"))
+def test_metrics(name):
+    cfg = compose("config", [f"metrics={name}"])
+    assert cfg.metrics.monitor.partition("/")[2] in cfg.metrics.metrics
+    assert {n: instantiate(node) for n, node in cfg.metrics.metrics.items()}
+
+
+@pytest.mark.parametrize("name", choices("callbacks"))
+def test_callbacks(name, tmp_path):
+    from lightning.pytorch import Callback
+
+    from kd_lightning.jobs._assemble import _with
+
+    for node in compose("config", [f"callbacks={name}"]).callbacks.values():
+        assert isinstance(instantiate(_with(node, dirpath=str(tmp_path))), Callback)
+
+
+@pytest.mark.parametrize("name", choices("trainer"))
+def test_trainers(name):
+    """All but those that need a GPU become a Trainer."""
+    import lightning.pytorch as pl
+    import torch
+
+    cfg = compose("config", [f"trainer={name}"])
+    assert cfg.trainer.max_epochs
+    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        return
+    ours = ("channels_last", "ema")
+    pl.Trainer(**{k: v for k, v in cfg.trainer.items() if k not in ours and k != "precision"}, logger=False)
+
+
+@pytest.mark.parametrize("name", choices("logger"))
+def test_loggers(name, tmp_path):
+    from kd_lightning.jobs._assemble import build_loggers
+
+    loggers = build_loggers(compose("config", [f"logger={name}"]), tmp_path, "arm", "alone")
+    assert len(loggers) == (0 if name == "csv" else 1)
+
+
+def test_a_list_of_loggers():
+    cfg = compose("config", ["logger=[wandb,tensorboard]"])
+    assert set(cfg.logger) == {"wandb", "tensorboard"}
+
+
+def fake_cifar(root: Path, classes: int) -> None:
+    """A folder in CIFAR's layout with few samples."""
+    from tests.data.test_cifar import cifar10, cifar100
+
+    (cifar100 if classes == 100 else cifar10)(root)
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_experiments_run_in_a_smoke_version(name, cli, tmp_path):
+    cfg = compose("config", [f"+experiment={name}"])
+    extra = []
+    if cfg.data.name.startswith("cifar"):
+        fake_cifar(tmp_path / "data", cfg.data.num_classes)
+        extra = ["data.root=data", "model@teacher=resnet8", "model@student=resnet8", "data.batch_size=16"]
+    outcome = cli(f"+experiment={name}", "trainer=smoke", "seeds=null", "compare.latency=false", *extra)
+    assert outcome.code == 0, outcome.text
+    assert "Report:" in outcome.text
