@@ -1,6 +1,4 @@
-"""Every shipped YAML composes and becomes objects; every experiment runs in a smoke version."""
-
-from pathlib import Path
+"""Every shipped YAML composes and becomes objects (tests/jobs/test_experiments.py runs the experiments)."""
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -118,22 +116,3 @@ def test_loggers(name, tmp_path):
 def test_a_list_of_loggers():
     cfg = compose("config", ["logger=[wandb,tensorboard]"])
     assert set(cfg.logger) == {"wandb", "tensorboard"}
-
-
-def fake_cifar(root: Path, classes: int) -> None:
-    """A folder in CIFAR's layout with few samples."""
-    from tests.data.test_cifar import cifar10, cifar100
-
-    (cifar100 if classes == 100 else cifar10)(root)
-
-
-@pytest.mark.parametrize("name", choices("experiment"))
-def test_experiments_run_in_a_smoke_version(name, cli, tmp_path):
-    cfg = compose("config", [f"+experiment={name}"])
-    extra = []
-    if cfg.data.name.startswith("cifar"):
-        fake_cifar(tmp_path / "data", cfg.data.num_classes)
-        extra = ["data.root=data", "model@teacher=resnet8", "model@student=resnet8", "data.batch_size=16"]
-    outcome = cli(f"+experiment={name}", "trainer=smoke", "seeds=null", "compare.latency=false", *extra)
-    assert outcome.code == 0, outcome.text
-    assert "Report:" in outcome.text

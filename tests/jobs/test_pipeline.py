@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-from kd_lightning.jobs._load import load_run
+from kd_lightning import load_run
 from tests.conftest import TINY
 
 DIGITS = ["+experiment=digits_resnet", "trainer=smoke", "compare.latency=false", "model@teacher=resnet8"]

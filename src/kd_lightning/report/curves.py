@@ -151,6 +151,7 @@ def _scale(axes: Any, terms: dict[str, list[Line]]) -> None:
     values = [y for found in terms.values() for one in found for y in one.values()]
     if min(values) > 0 and max(values) / min(values) > 100:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")  # matplotlib's own is TeX, which stays raw in our SVG
     elif min(values) >= 0:
         axes.set_ylim(bottom=0)
 
