@@ -90,7 +90,7 @@ def test_maps_of_any_size_are_compared_after_pooling(student: Any, teacher: Any,
 
 
 @settings(max_examples=20, deadline=None)
-@given(side=st.integers(2, 14), extra=st.integers(0, 2), width=st.integers(1, 5))
+@given(side=st.integers(3, 14), extra=st.sampled_from([0, 1, 2, 4, 5]), width=st.integers(1, 5))
 def test_tokens_become_the_map_of_their_patches(side: int, extra: int, width: int):
     grid = rand(2, width, side, side)
     tokens = torch.cat([rand(2, extra, width, seed=1), grid.flatten(2).transpose(1, 2)], 1)
@@ -98,7 +98,7 @@ def test_tokens_become_the_map_of_their_patches(side: int, extra: int, width: in
 
 
 def test_tokens_of_no_square_grid_are_refused():
-    with pytest.raises(ValueError, match="no square grid"):
+    with pytest.raises(ValueError, match="tokens .* of a square grid are needed"):
         as_map(torch.zeros(2, 12 * 16, 8))
     with pytest.raises(ValueError, match=r"\(1, 2, 3, 4, 5\)"):
         as_map(torch.zeros(1, 2, 3, 4, 5))

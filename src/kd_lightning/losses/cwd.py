@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import Maps, check_built
-from kd_lightning.losses._maps import as_map_pairs, check_channels, conv1x1
+from kd_lightning.losses._layers import check_built, conv1x1
+from kd_lightning.losses._maps import Maps, check_channels, pair_maps
 
 
 @full_precision
@@ -50,7 +50,7 @@ def cwd_loss(
         0.0
     """
     losses = []
-    for source, target in as_map_pairs(student, teacher):
+    for source, target in pair_maps(student, teacher):
         check_channels(source, target, "CWDLoss")
         source, target = match_spatial(source, target)
         log_s, log_t = (F.log_softmax(x.flatten(2) / temperature, dim=-1) for x in (source, target))
@@ -72,11 +72,11 @@ class CWDLoss(nn.Module):
 
     def build(self, student: Maps, teacher: Maps) -> None:
         """Create the projections from the shapes."""
-        self.align = nn.ModuleList(conv1x1(s, t) for s, t in as_map_pairs(student, teacher))
+        self.align = nn.ModuleList(conv1x1(s, t) for s, t in pair_maps(student, teacher))
 
     def forward(self, student: Maps, teacher: Maps) -> Tensor:
         """See :func:`cwd_loss`; the numbers of channels may differ."""
-        pairs = as_map_pairs(student, teacher)
+        pairs = pair_maps(student, teacher)
         check_built(self.align, len(pairs))
         aligned = [align(s) for align, (s, _) in zip(self.align, pairs, strict=True)]
         return cwd_loss(aligned, [t for _, t in pairs], temperature=self.temperature)

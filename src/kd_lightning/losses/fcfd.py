@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from kd_lightning.losses._bridges import Bridge, check_chain, continue_from
 from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._layers import as_maps, check_built, pair_maps, to_like
+from kd_lightning.losses._layers import check_built, to_like
+from kd_lightning.losses._maps import as_maps, pair_maps
 from kd_lightning.losses.kd import kd_loss
 
 

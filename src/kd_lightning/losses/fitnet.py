@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import ConvRegressor, Maps, check_built, check_same_shape, pair_maps
+from kd_lightning.losses._layers import ConvRegressor, check_built
+from kd_lightning.losses._maps import Maps, check_same_shape, pair_maps
 
 
 @full_precision

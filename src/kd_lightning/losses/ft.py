@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import Maps, check_same_shape, pair_maps, to_like
+from kd_lightning.losses._layers import to_like
+from kd_lightning.losses._maps import Maps, check_same_shape, pair_maps
 
 
 @full_precision

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision
+from kd_lightning.losses._layers import conv1x1
+from kd_lightning.losses._maps import Maps, as_maps
 
 EXTRA = 3  # student vectors beyond k, among which the partners of the teacher's k are sought
 
@@ -76,8 +78,8 @@ def _relation(first: Tensor, second: Tensor) -> Tensor:
 
 @full_precision
 def kdsvd_loss(
-    student: Sequence[Tensor],
-    teacher: Sequence[Tensor],
+    student: Maps,
+    teacher: Maps,
     *,
     k: int = 1,
     signs: Sequence[Tensor] | None = None,
@@ -99,7 +101,7 @@ def kdsvd_loss(
     detached inside. The gradient is finite for repeated singular values, where [1] has nan.
 
     Args:
-        student: Student maps, one (B, C_i, H, W) a stage, at least two stages.
+        student: Student maps, one (B, C_i, H, W) a stage, at least two stages; tokens (B, T, C_i) count as maps.
         teacher: Teacher maps, as many, with the same C_i; H and W may differ.
         k: Singular vectors of every map; at most as many as the smallest teacher map has, min(HW, C).
         signs: Vectors (B, C_i, k) whose signs the teacher's take, one a stage; to reproduce values of another library.
@@ -116,15 +118,16 @@ def kdsvd_loss(
         >>> round(kdsvd_loss(maps, maps).item(), 6)
         0.0
     """
-    if len(student) != len(teacher) or len(student) < 2:
+    ours, theirs = as_maps(student, "student"), as_maps(teacher, "teacher")
+    if len(ours) != len(theirs) or len(ours) < 2:
         raise ValueError(
             "KDSVD relates consecutive stages: give the same number of maps, at least two, for student and teacher,"
-            f" not {len(student)} and {len(teacher)}."
+            f" not {len(ours)} and {len(theirs)}."
         )
-    k = min(k, *(min(f_t.shape[1], f_t[0, 0].numel()) for f_t in teacher))
-    loss = student[0].new_zeros(())
+    k = min(k, *(min(f_t.shape[1], f_t[0, 0].numel()) for f_t in theirs))
+    loss = ours[0].new_zeros(())
     before: tuple[Tensor, Tensor] | None = None
-    for i, (f_s, f_t) in enumerate(zip(student, teacher, strict=True)):
+    for i, (f_s, f_t) in enumerate(zip(ours, theirs, strict=True)):
         if f_s.shape[1] != f_t.shape[1]:
             raise ValueError(
                 f"KDSVD compares vectors over channels, but at stage {i} the student has {f_s.shape[1]} and the"
@@ -154,15 +157,17 @@ class KDSVDLoss(nn.Module):
         super().__init__()
         self.k = k
 
-    def build(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    def build(self, student: Maps, teacher: Maps) -> None:
         """Create the adapters."""
+        ours, theirs = as_maps(student, "student"), as_maps(teacher, "teacher")
         self.adapters = nn.ModuleList(
-            nn.Identity() if s.shape[1] == t.shape[1] else nn.Conv2d(s.shape[1], t.shape[1], 1, bias=False)
-            for s, t in zip(student, teacher, strict=False)  # unequal lengths: the loss says so
+            conv1x1(s, t)
+            for s, t in zip(ours, theirs, strict=False)  # unequal lengths: the loss says so
         )
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    def forward(self, student: Maps, teacher: Maps) -> Tensor:
         """See :func:`kdsvd_loss`."""
-        if len(student) == len(self.adapters):
-            student = [adapter(s) for adapter, s in zip(self.adapters, student, strict=True)]
-        return kdsvd_loss(student, teacher, k=self.k)
+        ours = as_maps(student, "student")
+        if len(ours) == len(self.adapters):
+            ours = [adapter(s) for adapter, s in zip(self.adapters, ours, strict=True)]
+        return kdsvd_loss(ours, teacher, k=self.k)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import to_like
-from kd_lightning.losses._maps import as_map, check_channels, conv1x1
+from kd_lightning.losses._layers import conv1x1, to_like
+from kd_lightning.losses._maps import as_map, check_channels
 
 
 @full_precision

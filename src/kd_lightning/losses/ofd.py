@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import Maps, check_built, check_same_shape, pair_maps, to_like
+from kd_lightning.losses._layers import check_built, to_like
+from kd_lightning.losses._maps import Maps, check_same_shape, pair_maps
 
 
 def margin_from_norm(norm: nn.Module) -> Tensor:

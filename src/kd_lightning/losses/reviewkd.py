@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._layers import Maps, check_built, check_same_shape, pair_maps, to_like
+from kd_lightning.losses._layers import check_built, to_like
+from kd_lightning.losses._maps import Maps, check_same_shape, pair_maps
 
 
 def _level(student: Tensor, teacher: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision, masked_mean
+from kd_lightning.losses._layers import to_like
 from kd_lightning.losses._logits import pick, split_target, without_target
+from kd_lightning.losses._maps import as_map
 from kd_lightning.losses.cross_entropy import cross_entropy_loss
 
 
@@ -101,10 +103,9 @@ class USKDLoss(nn.Module):
 
     def build(self, student: Tensor, feature: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
         """Create the weak classifier from the shapes of the feature and the logits."""
-        self.classifier = nn.Linear(feature.shape[1], student.shape[-1])
+        self.classifier = to_like(nn.Linear(as_map(feature).shape[1], student.shape[-1]), feature)
 
     def forward(self, student: Tensor, feature: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        """See :func:`uskd_loss`; ``feature`` is a map (B, D, H, W), which is averaged, or a vector (B, D)."""
-        pooled = feature.flatten(2).mean(-1) if feature.dim() > 2 else feature
-        weak = self.classifier(pooled)
+        """See :func:`uskd_loss`; ``feature`` is a map (B, D, H, W), tokens (B, T, D) or a vector (B, D)."""
+        weak = self.classifier(as_map(feature).mean((2, 3)))
         return uskd_loss(student, weak, target, mask, alpha=self.alpha, beta=self.beta, mu=self.mu)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import Maps, check_built, to_like
-from kd_lightning.losses._maps import as_map, as_map_pairs, conv1x1
+from kd_lightning.losses._layers import check_built, conv1x1, to_like
+from kd_lightning.losses._maps import Maps, as_map, pair_maps
 
 
 @full_precision
@@ -91,7 +91,7 @@ class ViTKDLoss(nn.Module):
         deep, target = as_map(student_deep), as_map(teacher_deep)
         width = target.shape[1]
         # A 1x1 convolution of the grid is a linear map of each token.
-        self.align = nn.ModuleList(conv1x1(s, t, bias=True) for s, t in as_map_pairs(student, teacher))
+        self.align = nn.ModuleList(conv1x1(s, t, bias=True) for s, t in pair_maps(student, teacher))
         self.align_deep = conv1x1(deep, target, bias=True)
         generation = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(width, width, 3, padding=1)
@@ -117,7 +117,7 @@ class ViTKDLoss(nn.Module):
             noise: One value for each patch (B, H * W); the patches with the largest are masked. Drawn inside where
                 None.
         """
-        pairs = [match_spatial(*pair) for pair in as_map_pairs(student, teacher)]
+        pairs = [match_spatial(*pair) for pair in pair_maps(student, teacher)]
         check_built(self.align, len(pairs))
         deep, target = match_spatial(as_map(student_deep), as_map(teacher_deep).detach())
         noise = torch.rand(deep.shape[0], deep.shape[2:].numel(), device=deep.device) if noise is None else noise
