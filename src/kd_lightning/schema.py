@@ -41,6 +41,22 @@ class Teacher(Role):
     """Precision of the frozen teacher: bf16, fp16, or null for the trainer's own."""
     fold: bool = True
     """Fold batch norms into the convolutions of the frozen teacher where nothing taps them."""
+    cache: str = "auto"
+    """Store what the terms ask of the teacher: auto (where it pays), off, read (it must be there), write (make it)."""
+    cache_dir: str = "outputs/cache"
+    """Stored signals lie here, by the hash of all that decides them; every student, method and seed shares them."""
+    cache_dtype: str = "fp16"
+    """Stored as fp16, bf16 or fp32."""
+    max_gb: float = 10.0
+    """Largest size of what one run may store."""
+    views: Any = None
+    """Augmented views a sample has, cycled by epoch, for teacher and student alike; null or all: a new one every
+    epoch."""
+    topk: int | None = None
+    """Give (and store) the k most probable classes only, as topk_indices, topk_log_probs and topk_tail; null for
+    all."""
+    placement: str | None = None
+    """auto: measure whether the teacher is best live, in lower precision, cached or offloaded; null: as set here."""
 
 
 @dataclass

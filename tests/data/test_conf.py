@@ -17,7 +17,7 @@ FILES = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
 
 def build(name, **overrides):
     path = next(file for file in FILES if file.stem == name)
-    config = OmegaConf.create({"seed": 5, "data": OmegaConf.load(path)})
+    config = OmegaConf.create({"seed": 5, "teacher": {"views": 3}, "data": OmegaConf.load(path)})
     for key, value in overrides.items():
         OmegaConf.update(config.data, key.replace("__", "."), value, force_add=False)
     return instantiate(config.data)
@@ -28,12 +28,13 @@ def test_builds_without_touching_the_data(file, monkeypatch):
     monkeypatch.delenv("KD_DATA", raising=False)
     module = build(file.stem)
     assert isinstance(module, KDDataModule)
-    assert module.seed == 5
+    assert module.seed == 0  # the run's seed decides the order only: all seeds share the augmented views
+    assert module.num_views == 3
     assert module.name == file.stem
 
 
-def test_a_configuration_without_a_seed_has_zero():
-    assert instantiate(OmegaConf.create({"data": OmegaConf.load(FILES[0])}).data).seed == 0
+def test_a_configuration_without_a_teacher_has_a_new_view_in_every_epoch():
+    assert instantiate(OmegaConf.create({"data": OmegaConf.load(FILES[0])}).data).num_views is None
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic"])

@@ -145,6 +145,41 @@ def test_seed_changes_order_and_augmentation_but_not_the_split():
     assert not torch.equal(KDDataModule(images(), split_seed=1).split.train, a.split.train)
 
 
+def test_views_are_cycled_and_shared_by_all_orders():
+    a, b = (KDDataModule(images(), augment=[RandomCrop(3)], views=2, batch_size=42) for _ in range(2))
+    b.order_seed = 7
+    first, second = a.train_dataloader(), b.train_dataloader()
+    seen = {}
+    for epoch in range(4):
+        for loader, data in ((first, a), (second, b)):
+            loader.sampler.set_epoch(epoch)
+            batch = data.ready(next(iter(loader)))
+            assert batch["view"] == epoch % 2
+            images_by_index = batch["image"][batch["index"].argsort()]
+            assert torch.equal(images_by_index, seen.setdefault(epoch % 2, images_by_index))
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(next(iter(first))["index"], next(iter(second))["index"])
+
+
+@pytest.mark.parametrize("views", [0, -1, 1.5, "many", True])
+def test_views_must_be_a_number_or_all(views):
+    with pytest.raises(ValueError, match="from 1 on, or all"):
+        KDDataModule(images(), views=views)
+    assert KDDataModule(images(), views="all").num_views is None
+
+
+def test_signals_join_training_batches_only():
+    module = KDDataModule(images(), augment=[RandomCrop(3)], num_workers=1)
+    module.signals = _double
+    batch = next(iter(module.train_dataloader()))
+    assert torch.equal(batch["double"], batch["index"] * 2)
+    assert "double" not in next(iter(module.loader("train")))
+
+
+def _double(index, view):
+    return {"double": index * 2 + view}
+
+
 def test_other_views():
     module = KDDataModule(images(), augment=[RandomCrop(2)], strong=[HorizontalFlip(1.0)])
     batch = module.ready(next(iter(module.train_dataloader())))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kd_lightning.data.arrays import Inputs, take
-from kd_lightning.data.sampler import Draw, EpochBatchSampler
+from kd_lightning.data.sampler import Draw
+
+Signals = Callable[[Tensor, int], dict[str, Tensor]]
+"""More entries of a batch, for the samples ``index`` (B,) int64 in a view."""
 
 
 class SplitDataset(Dataset[dict[str, Any]]):
@@ -20,10 +24,11 @@ class SplitDataset(Dataset[dict[str, Any]]):
         inputs: Pool of N samples.
         targets: (N,) int64.
         positions: Samples of this split, as positions in the pool, (n,) int64.
+        signals: Gives more entries of a batch that has a view, or None.
     """
 
-    def __init__(self, inputs: Inputs, targets: Tensor, positions: Tensor) -> None:
-        self.inputs, self.targets, self.positions = inputs, targets, positions
+    def __init__(self, inputs: Inputs, targets: Tensor, positions: Tensor, signals: Signals | None = None) -> None:
+        self.inputs, self.targets, self.positions, self.signals = inputs, targets, positions, signals
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -34,6 +39,8 @@ class SplitDataset(Dataset[dict[str, Any]]):
         batch: dict[str, Any] = {"image": take(self.inputs, pool), "target": self.targets[pool], "index": index}
         if draw.view is not None:
             batch["view"] = draw.view
+            if self.signals is not None:
+                batch.update(self.signals(index, draw.view))
         return batch
 
 
@@ -45,18 +52,20 @@ class EpochLoader(DataLoader[dict[str, Any]]):
 
     Args:
         dataset: The split.
-        sampler: Its order.
-        num_workers: Processes that read; 0 for none.
+        sampler: Its order; where batches may have to be skipped, an ``EpochBatchSampler``.
+        num_workers: Processes that read; None: none for inputs in memory, else one a core, at most 8.
         done_batches: Asked at the first batch: how many batches of this epoch a resumed run has behind it.
     """
 
     def __init__(
         self,
         dataset: SplitDataset,
-        sampler: EpochBatchSampler,
-        num_workers: int = 0,
+        sampler: Iterable[Draw],
+        num_workers: int | None = None,
         done_batches: Callable[[], int] | None = None,
     ) -> None:
+        if num_workers is None:
+            num_workers = 0 if isinstance(dataset.inputs, Tensor) else min(8, os.cpu_count() or 1)
         super().__init__(
             dataset,
             sampler=sampler,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from kd_lightning.data.arrays import Arrays, Source, take
 from kd_lightning.data.augment import Augmentation, Op
 from kd_lightning.data.counter import fold_text
 from kd_lightning.data.facts import check_facts, check_statistics, find_facts, measure
-from kd_lightning.data.loader import EpochLoader, SplitDataset
+from kd_lightning.data.loader import EpochLoader, Signals, SplitDataset
 from kd_lightning.data.preprocess import Size, normalise, to_float
-from kd_lightning.data.sampler import EpochBatchSampler
-from kd_lightning.data.split import Split, load_split, make_split
+from kd_lightning.data.sampler import Draw, EpochBatchSampler, count_views
+from kd_lightning.data.split import Split, default_fractions, load_split, make_split
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,8 @@ class KDDataModule(LightningDataModule):
     - ``target``: (B,) int64; -100 where a sample has no class.
     - ``index``: (B,) int64, the position of the sample *within its split*, so 0..num_samples-1 while training: the
       row of a memory bank, and with the split's fingerprint the key of a cache.
-    - while training also ``view`` (int), the epoch that chose the augmentation, and ``raw``, the batch before it.
+    - while training also ``view`` (int), which chose the augmentation, ``raw``, the batch before it, and what
+      ``signals`` gives.
 
     Args:
         source: Reads the arrays.
@@ -51,7 +51,8 @@ class KDDataModule(LightningDataModule):
         test_fraction: The same for the test; None: the official test split or else 0.2.
         split_seed: Decides who is in which split.
         split_file: Take the split from this file or folder instead; see :meth:`save_split`.
-        seed: Decides order and augmentation.
+        seed: Decides augmentation, and order as long as ``order_seed`` is not set.
+        views: Augmented views a sample has: epoch ``e`` shows view ``e % views``; None or ``all``: view ``e``.
         num_workers: Processes that read; None: none for arrays in memory, else one a core, at most 8.
         num_classes: Checked against the data; None to take what is found. May exceed the classes found where the
             source has no class names.
@@ -59,9 +60,18 @@ class KDDataModule(LightningDataModule):
         image_size: The same for height and width, one number where they are equal.
         mean: Mean a channel, of images in [0, 1]; None: published, or else measured on the training split.
         std: Standard deviation, as ``mean``.
+
+    Attributes:
+        order_seed: Decides the order. Apart from ``seed``, so that trainings of several seeds see the same views and
+            can share what is stored of their teacher.
+        num_views: As ``views``; None for a new view in every epoch.
+        signals: Gives more entries of a training batch, such as what is stored of a teacher; called by the workers.
     """
 
     task = "classification"
+    order_seed: int
+    num_views: int | None
+    signals: Signals | None = None
 
     def __init__(
         self,
@@ -78,6 +88,7 @@ class KDDataModule(LightningDataModule):
         split_seed: int = 0,
         split_file: str | None = None,
         seed: int = 0,
+        views: int | str | None = None,
         num_workers: int | None = None,
         num_classes: int | None = None,
         channels: int | None = None,
@@ -94,6 +105,7 @@ class KDDataModule(LightningDataModule):
             raise ValueError(f"eval_batch_size must be at least 1, got {eval_batch_size}.")
         self.source, self.root, self.name = source, root, name or type(source).__name__.lower()
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        self.order_seed, self.num_views = seed, count_views(views)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed, self.split_file, self.num_workers = split_seed, split_file, num_workers
         self.num_classes, self.channels, self.image_size = num_classes, channels, image_size
@@ -123,7 +135,11 @@ class KDDataModule(LightningDataModule):
             return
         arrays = self.source.load()
         self._describe(arrays)
-        split = load_split(self.split_file, arrays) if self.split_file else self._make_split(arrays)
+        if self.split_file:
+            split = load_split(self.split_file, arrays)
+        else:
+            val, test = default_fractions(arrays, self.val_fraction, self.test_fraction, self.name or "The data")
+            split = make_split(arrays, val, test, self.split_seed)
         self._measure(arrays, split.train)
         self._arrays, self._split = arrays, split
         self.num_samples, self.fingerprint, self.decode_size = len(split.train), arrays.fingerprint, arrays.decode_size
@@ -164,16 +180,6 @@ class KDDataModule(LightningDataModule):
         """Raw inputs of a split by ``index``, (n, C, H, W) uint8 or (n, D) float32."""
         return take(self.arrays.inputs, self.split[split][index.cpu()])
 
-    def _make_split(self, arrays: Arrays) -> Split:
-        def fraction(name: str, official: Tensor | None, default: float) -> float:
-            value: float | None = getattr(self, name)
-            if value and official is not None:
-                raise ValueError(f"{self.name} has an official split; remove data.{name}={value}.")
-            return (0.0 if official is not None else default) if value is None else value
-
-        val = fraction("val_fraction", arrays.validation, 0.1)
-        return make_split(arrays, val, fraction("test_fraction", arrays.test, 0.2), self.split_seed)
-
     def _describe(self, arrays: Arrays) -> None:
         """Find out classes, channels and size, and compare with the configuration."""
         facts = find_facts(arrays, self.num_classes)
@@ -206,15 +212,17 @@ class KDDataModule(LightningDataModule):
         kwargs = {} if whole else getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
         world, rank = kwargs.get("num_replicas", 1), kwargs.get("rank", 0)
         size = self.batch_size if train else max(world, self.eval_batch_size // world * world)
-        positions = self.split[split]
+        positions, order, views = self.split[split], fold_text(self.order_seed, "order"), self.num_views
         sampler = EpochBatchSampler(
-            len(positions), size, fold_text(self.seed, "order"), shuffle=train, drop_last=train, rank=rank, world=world
+            len(positions), size, order, shuffle=train, drop_last=train, rank=rank, world=world, views=views
         )
-        workers = self.num_workers
-        if workers is None:
-            workers = 0 if isinstance(self.arrays.inputs, Tensor) else min(8, os.cpu_count() or 1)
-        dataset = SplitDataset(self.arrays.inputs, self.arrays.targets, positions)
-        return EpochLoader(dataset, sampler, workers, self._done_batches if train else None)
+        dataset = SplitDataset(self.arrays.inputs, self.arrays.targets, positions, self.signals)
+        return EpochLoader(dataset, sampler, self.num_workers, self._done_batches if train else None)
+
+    def replay(self, draws: Iterable[Draw]) -> EpochLoader:
+        """Training batches as they are named: positions and view."""
+        dataset = SplitDataset(self.arrays.inputs, self.arrays.targets, self.split.train)
+        return EpochLoader(dataset, draws, self.num_workers)
 
     def train_dataloader(self) -> EpochLoader:
         """Lightning's hook. A run that is resumed within an epoch goes on with the next batch of it."""

@@ -17,7 +17,20 @@ class Draw(NamedTuple):
     positions: list[int]
     """Positions in the split."""
     view: int | None
-    """Epoch for which to augment; None for as it is."""
+    """Which augmentation; None for as it is."""
+
+
+def count_views(views: int | str | None) -> int | None:
+    """Views a sample has, None for a new one in every epoch, which may also be written ``all``.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if views is None or views == "all":
+        return None
+    if not isinstance(views, int) or isinstance(views, bool) or views < 1:
+        raise ValueError(f"data.views (teacher.views) must be a whole number from 1 on, or all, got {views!r}.")
+    return views
 
 
 class EpochBatchSampler(Sampler[Draw]):
@@ -34,6 +47,7 @@ class EpochBatchSampler(Sampler[Draw]):
         drop_last: Leave out a last batch that is not full, unless it is the only one.
         rank: Number of this process.
         world: Number of processes.
+        views: Views a sample has; epoch ``e`` shows view ``e % views``. None: epoch ``e`` shows view ``e``.
 
     Raises:
         ValueError: ``batch_size`` cannot be shared evenly, or there are fewer samples than processes.
@@ -49,6 +63,7 @@ class EpochBatchSampler(Sampler[Draw]):
         drop_last: bool = True,
         rank: int = 0,
         world: int = 1,
+        views: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -63,6 +78,7 @@ class EpochBatchSampler(Sampler[Draw]):
             raise ValueError(f"{size} samples are fewer than {world} processes; use fewer devices or more data.")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.shuffle, self.drop_last, self.rank, self.world = shuffle, drop_last, rank, world
+        self.views = views
         self.epoch = 0
         self._skip = 0
 
@@ -94,7 +110,9 @@ class EpochBatchSampler(Sampler[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         order = permutation(self.size, self.seed, self.epoch) if self.shuffle else torch.arange(self.size)
-        view = self.epoch if self.shuffle else None
+        view = None
+        if self.shuffle:
+            view = self.epoch if self.views is None else self.epoch % self.views
         first, self._skip = self._skip, 0
         for start, end in self._bounds()[first:]:
             share = order[start:end].tensor_split(self.world)[self.rank]

@@ -88,6 +88,24 @@ def load_split(path: str | Path, arrays: Arrays) -> Split:
     return Split(**tensors, data_fingerprint=saved_for)
 
 
+def default_fractions(
+    arrays: Arrays, val_fraction: float | None, test_fraction: float | None, name: str
+) -> tuple[float, float]:
+    """Shares for validation and test: as given; where None, nothing beside an official split, else 0.1 and 0.2.
+
+    Raises:
+        ValueError: A share is given and there is an official split.
+    """
+
+    def fraction(key: str, value: float | None, official: Tensor | None, default: float) -> float:
+        if value and official is not None:
+            raise ValueError(f"{name} has an official split; remove data.{key}={value}.")
+        return (0.0 if official is not None else default) if value is None else value
+
+    val = fraction("val_fraction", val_fraction, arrays.validation, 0.1)
+    return val, fraction("test_fraction", test_fraction, arrays.test, 0.2)
+
+
 def make_split(arrays: Arrays, val_fraction: float, test_fraction: float, seed: int) -> Split:
     """Split what the source left free; official splits stay as they are.
 

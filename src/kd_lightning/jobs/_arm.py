@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.sampler import count_views
 from kd_lightning.jobs._assemble import build_distiller, build_net, build_trainer
 from kd_lightning.jobs._load import ARM
 from kd_lightning.launch import UserAbortError
@@ -129,7 +130,7 @@ def fit_arm(
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data.seed = cfg.seed
+    data.order_seed, data.num_views = cfg.seed, count_views(cfg.data.get("views"))
     distiller = build_distiller(cfg, data, net, teacher)
     log.info(f"{label}: training ...")
     for name, shapes in distiller.pairing:

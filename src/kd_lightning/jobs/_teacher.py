@@ -25,6 +25,7 @@ def teacher_cfg(cfg: DictConfig) -> DictConfig:
     plain["student"] = {key: plain["teacher"][key] for key in plain["student"]}
     plain["method"] = fit.pop("method", plain["method"])
     plain.update(seed=cfg.teacher.seed, seeds=None, ckpt_path=None)
+    plain["data"].pop("views", None)  # how often the student sees a view is not the teacher's business
     merged = OmegaConf.merge(OmegaConf.structured(Config), plain, fit)
     assert isinstance(merged, DictConfig)
     return merged
