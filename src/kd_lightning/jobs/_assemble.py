@@ -22,7 +22,7 @@ from kd_lightning.core.optim import Scheduler
 from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.terms import Objective, Stage, Term
 from kd_lightning.data.module import KDDataModule
-from kd_lightning.models.anatomy import anatomy
+from kd_lightning.jobs._taps import match_stages, propose_aliases
 from kd_lightning.models.fold import fold_batchnorm
 
 log = logging.getLogger("kd_lightning")
@@ -122,16 +122,8 @@ def checkpoint_file(path: str) -> Path:
 
 def build_role(name: str, role: DictConfig, net: nn.Module, example: Mapping[str, Any], trainable: bool) -> Role:
     """A role with the aliases of its anatomy and those of the configuration on top."""
-    aliases: dict[str, Any] = {}
-    try:
-        aliases.update(anatomy(net, example=example.get("image")).aliases())
-    except ValueError as error:  # nothing to propose: plain paths and `taps` still work
-        log.debug(f"{name}: {error}")
-    if aliases.get("stages"):
-        aliases.setdefault("last_map", aliases["stages"][-1])  # ViTs: the last tokens
-    taps = OmegaConf.to_container(role.taps)
-    assert isinstance(taps, dict)
-    aliases.update({str(k): v if isinstance(v, str) else tuple(v) for k, v in taps.items()})
+    taps: Any = OmegaConf.to_container(role.taps)
+    aliases = propose_aliases(name, net, example.get("image"), taps)
     precision = None if trainable or role.get("precision") is None else _dtype(role.precision)
     return Role(name, net, instantiate(role.call), aliases, trainable=trainable, precision=precision)
 
@@ -185,6 +177,8 @@ def build_distiller(cfg: DictConfig, data: KDDataModule, student: nn.Module, tea
         roles.append(role)
     for role in roles:
         _check_classes(role, example, cfg)
+    references = [reference for term in objective for reference in term.references()]
+    match_stages(roles, references, {role.name: cfg[role.name].taps for role in roles})
     rollout = instantiate(cfg.method.rollout)
     if hasattr(rollout, "attach"):
         rollout.attach(data)
@@ -260,8 +254,8 @@ def build_trainer(cfg: DictConfig, folder: Path, label: str, kind: str) -> pl.Tr
     ]
     if cfg.trainer.ema is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=cfg.trainer.ema))
-    if cfg.method.stages and options["strategy"] == "ddp":
-        options["strategy"] = "ddp_find_unused_parameters_true"  # a stage leaves out parts of the student
+    if cfg.method.stages and options["strategy"] in ("ddp", "ddp_spawn"):
+        options["strategy"] += "_find_unused_parameters_true"  # a stage leaves out parts of the student
     return pl.Trainer(
         **{k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in options.items()},
         callbacks=callbacks,
