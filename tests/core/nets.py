@@ -49,9 +49,14 @@ def kd(weight: Any = 1.0) -> Term:
 
 
 def distiller(
-    *terms: Term, student: nn.Module | None = None, teacher: nn.Module | None = None, stages: tuple[Stage, ...] = (), **kw
+    *terms: Term,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+    stages: tuple[Stage, ...] = (),
+    cls: type[Distiller] = Distiller,
+    **kw: Any,
 ) -> Distiller:
     roles = [Role("student", student or Net(), TensorCall(), {"embedding": "fc:in"})]
     roles.append(Role("teacher", teacher or Net(width=6), TensorCall(), {"embedding": "fc:in"}, trainable=False))
     options = {"facts": {"num_classes": 3, "num_samples": 8}, "optimizer": functools.partial(torch.optim.SGD, lr=0.1)}
-    return Distiller(Roles(roles), Objective(terms or (ce(), kd()), stages), batch(), **{**options, **kw})
+    return cls(Roles(roles), Objective(terms or (ce(), kd()), stages), batch(), **{**options, **kw})

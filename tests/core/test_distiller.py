@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kd_lightning.core.distiller import NonFiniteLossError
+from kd_lightning.core.distiller import Distiller, NonFiniteLossError
+from kd_lightning.core.selection import BestCheckpoint, EarlyStopping
 from kd_lightning.core.terms import Stage, Term
 from kd_lightning.losses.kd import KDLoss
 from tests.core.nets import Net, batch, ce, distiller, kd
 
 
-def fit(module, tmp_path, epochs=2, **options):
+def fit(module, tmp_path, epochs=2, validate=False, **options):
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -24,7 +25,8 @@ def fit(module, tmp_path, epochs=2, **options):
         default_root_dir=tmp_path,
         **options,
     )
-    trainer.fit(module, DataLoader([batch(8), batch(8)], batch_size=None))
+    batches = DataLoader([batch(8), batch(8)], batch_size=None)
+    trainer.fit(module, batches, batches if validate else None)
     return trainer
 
 
@@ -172,3 +174,28 @@ def test_channels_last_changes_nothing_but_the_layout():
     assert last.prepare_batch(batch())["image"].is_contiguous(memory_format=torch.channels_last)
     a, b = (m.eval().roles(m.prepare_batch(batch()), ["student"])["student"]["logits"] for m in (plain, last))
     torch.testing.assert_close(a, b)
+
+
+class Falling(Distiller):
+    """Validates worse with every step: whoever looks from the start takes the first."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/score", -float(self.global_step))
+
+
+@pytest.mark.parametrize(("share", "best"), [(0.5, 6), (0.4, 6), (0.05, 2)])
+def test_only_validations_of_the_last_stage_choose(tmp_path, share, best):
+    stages = (Stage(("kd",), share), Stage(("ce",), 1 - share))
+    module = distiller(ce(), kd(), stages=stages, cls=Falling)
+    checkpoint = BestCheckpoint(tmp_path, monitor="val/score", mode="max", filename="best-{step}")
+    stop = EarlyStopping(monitor="val/score", mode="max", patience=2)
+    trainer = fit(module, tmp_path, epochs=5, callbacks=[checkpoint, stop], validate=True)
+    # Two steps an epoch: the step of the first validation after at least one step of the last stage.
+    assert checkpoint.best_model_path.endswith(f"best-step={best}.ckpt")
+    assert trainer.global_step == min(best + 4, 10)
+
+
+def test_stages_need_a_training_of_known_length(tmp_path):
+    module = distiller(ce(), kd(), stages=(Stage(("kd",), 0.5), Stage(("ce",), 0.5)))
+    with pytest.raises(ValueError, match=r"length is not known: set trainer\.max_epochs"):
+        fit(module, tmp_path, epochs=-1)

@@ -156,10 +156,23 @@ class Distiller(pl.LightningModule):
         fraction = min(self.global_step / self._total_steps, 1.0) if self._total_steps else 0.0
         return Progress(fraction, self.current_epoch)
 
+    @property
+    def in_last_stage(self) -> bool:
+        """Whether the step just done belonged to the last stage of the method (or there are no stages)."""
+        if len(self.objective.stages) < 2:
+            return True
+        done = max(self.global_step - 1, 0) / max(self._total_steps, 1)
+        return self.objective.stage(Progress(done)) is self.objective.stages[-1]
+
     def on_fit_start(self) -> None:
         """Look up the length of the training once."""
         steps = self.trainer.estimated_stepping_batches
         self._total_steps = int(steps) if steps != float("inf") else 0
+        if self.objective.stages and not self._total_steps:
+            raise ValueError(
+                "The stages of this method are shares of the training, whose length is not known: set"
+                " trainer.max_epochs or trainer.max_steps."
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the weighted sum of the terms."""

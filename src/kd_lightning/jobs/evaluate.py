@@ -21,7 +21,9 @@ def run(cfg: DictConfig, folder: Path) -> float:
     """Measure and write metrics.json; returns top-1."""
     loaded = load_run(required_run(cfg))
     data = build_data(loaded.cfg)
-    predictions = predict_logits(loaded.net, instantiate(loaded.cfg.student.call), data.loader("test", whole=True), data)
+    predictions = predict_logits(
+        loaded.net, instantiate(loaded.cfg.student.call), data.loader("test", whole=True), data
+    )
     metrics = classification_metrics(predictions["logits"], predictions["target"], data.num_classes)
     write_json(folder / "metrics.json", metrics)
     log.info(f"{loaded.folder}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
