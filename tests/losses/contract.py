@@ -17,7 +17,7 @@ class Spec:
     Attributes:
         name: File name in losses/ (plus a suffix for a second configuration).
         make: Builds the module with representative numbers.
-        inputs: (batch size, generator) -> arguments of ``forward`` by name; tensors, lists of tensors, modules, numbers.
+        inputs: (batch size, generator) -> arguments of ``forward`` by name: tensors, lists, modules, numbers.
         student: Names of the arguments through which the gradient must flow.
         teacher: Names of the arguments that must receive no gradient.
         equal: Given the inputs, returns inputs at which the loss must be 0; None where no such point exists.

@@ -218,7 +218,7 @@ def _measure_and_save(
         arm.net.load_state_dict(states[which])
         predictions = predict_logits(arm.net, instantiate(cfg.student.call), data.loader("test", whole=True), data)
         arm.record["test"][which] = classification_metrics(
-            predictions["logits"], predictions["target"], data.num_classes
+            predictions["logits"], predictions["target"], predictions["logits"].shape[1]
         )
         if which == cfg.select:
             save_file(predictions, arm.folder / "test.safetensors")
@@ -228,7 +228,7 @@ def _measure_and_save(
 
 @torch.no_grad()
 def predict_logits(
-    net: nn.Module, call: Any, batches: Iterable[Mapping[str, Any]], data: KDDataModule
+    net: nn.Module, call: Any, batches: Iterable[dict[str, Any]], data: KDDataModule
 ) -> dict[str, Tensor]:
     """Logits of a net over a split, with targets and indices, on the CPU.
 

@@ -36,7 +36,7 @@ def student_folder(folder: Path) -> Path:
     """
     if (folder / "student.safetensors").is_file():
         return folder
-    chosen = read_status(folder).get("student")
+    chosen: str | None = read_status(folder).get("student")
     if chosen and (folder / chosen / "student.safetensors").is_file():
         return folder / chosen
     raise FileNotFoundError(

@@ -24,7 +24,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
     predictions = predict_logits(
         loaded.net, instantiate(loaded.cfg.student.call), data.loader("test", whole=True), data
     )
-    metrics = classification_metrics(predictions["logits"], predictions["target"], data.num_classes)
+    classes = int(loaded.cfg.data.num_classes)
+    metrics = classification_metrics(predictions["logits"], predictions["target"], classes)
     write_json(folder / "metrics.json", metrics)
     log.info(f"{loaded.folder}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return metrics["top1"]

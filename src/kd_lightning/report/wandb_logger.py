@@ -47,6 +47,8 @@ class KDWandbLogger(WandbLogger):
         offline: bool | None = None,
         **options: Any,
     ) -> None:
+        import wandb
+
         if offline is None:
             offline = os.environ.get("WANDB_MODE", "online") != "online" or not logged_in()
         super().__init__(
@@ -58,6 +60,9 @@ class KDWandbLogger(WandbLogger):
             job_type=job_type,
             tags=tags,
             offline=offline,
+            # Lightning asks for "dryrun" through the environment, a name that current W&B no longer knows.
+            mode="offline" if offline else "online",
+            settings=wandb.Settings(silent=True),
             **options,
         )
 
