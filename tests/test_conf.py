@@ -37,7 +37,8 @@ def test_experiments_compose(name):
 
 @pytest.mark.parametrize("name", choices("method"))
 def test_methods_become_objectives(name):
-    from kd_lightning.jobs._assemble import build_objective, check_targets
+    from kd_lightning.jobs._assemble import build_objective
+    from kd_lightning.jobs._check import check_targets
 
     cfg = compose("config", [f"method={name}"])
     assert cfg.method.name == name

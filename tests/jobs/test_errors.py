@@ -25,7 +25,7 @@ TRAIN = [*TINY, "job=train", "method=ce"]
         (["job=trian"], "Unknown job 'trian'. Did you mean train"),
         (["select=first"], "select=first: choose best"),
         (["resume=yes"], "resume=yes: choose auto or never"),
-        (["+optimizer.lrr=1"], "optimizer: torch.optim.SGD takes no argument 'lrr'. Did you mean 'lr'?"),
+        (["+optimizer.lrr=1"], "optimizer: torch.optim.SGD takes no argument 'lrr'. Did you mean lr?"),
         (["student.net._target_=kd_lightning.models.resnet.resnet9"], "student.net: cannot import"),
         (["student.net.num_classes=7"], "The student answers with 7 classes, the data (synthetic) has 3"),
         (["student.checkpoint=nowhere.pt"], "checkpoint=nowhere.pt: no such file or run folder"),

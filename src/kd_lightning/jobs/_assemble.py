@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.loggers import CSVLogger
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from kd_lightning.core.distiller import Distiller
@@ -28,47 +27,6 @@ from kd_lightning.models.fold import fold_batchnorm
 log = logging.getLogger("kd_lightning")
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-
-
-# -- checking --------------------------------------------------------------------------------------------------------
-
-
-def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node with a ``_target_``, and its path."""
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            yield path, node
-        for key in node:
-            if not OmegaConf.is_missing(node, key):
-                yield from _targets(node[key], f"{path}.{key}" if path else str(key))
-    elif isinstance(node, ListConfig):
-        for i, item in enumerate(node):
-            yield from _targets(item, f"{path}[{i}]")
-
-
-def check_targets(cfg: DictConfig) -> None:
-    """Refuse a misspelt argument before anything is trained.
-
-    Raises:
-        ValueError: Where a ``_target_`` cannot be imported or does not take an argument; names both.
-    """
-    for path, node in _targets(cfg):
-        try:
-            target = get_object(node._target_)
-            parameters = inspect.signature(target).parameters
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"{path}: cannot import {node._target_}: {error}") from None
-        except (TypeError, ValueError):  # built-in without a signature
-            continue
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            continue
-        for key in set(node) - _INSTANTIATE_KEYS - set(parameters):
-            near = difflib.get_close_matches(str(key), parameters, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(
-                f"{path}: {node._target_} takes no argument '{key}'.{hint} It takes: {', '.join(parameters)}."
-            )
 
 
 # -- data and nets ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.jobs._arm import FittedArm, fit_arm, predict_logits
-from kd_lightning.jobs._assemble import build_data, build_role, check_targets
+from kd_lightning.jobs._assemble import build_data, build_role
+from kd_lightning.jobs._check import check_targets
 from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, show
 from kd_lightning.jobs._export import export_student
 from kd_lightning.jobs._teacher import obtain_teacher

@@ -8,7 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from kd_lightning.jobs._arm import fit_arm
-from kd_lightning.jobs._assemble import build_data, check_targets, needs_teacher
+from kd_lightning.jobs._assemble import build_data, needs_teacher
+from kd_lightning.jobs._check import check_targets
 from kd_lightning.jobs._teacher import obtain_teacher
 from kd_lightning.runs import write_status
 
