@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from kd_lightning import schema
 
 _USER_ERRORS = (
+    YAMLError,
     ValueError,
     FileNotFoundError,
     PermissionError,

@@ -45,6 +45,7 @@ def test_mistakes_on_the_command_line(cli, arguments, message):
     ("text", "message"),
     [
         ("# @package _global_\ntrainer: {max_epoch: 3}\n", "Unknown key 'trainer.max_epoch'. Did you mean max_epochs"),
+        ("# @package _global_\ntrainer: {max_epochs: [}\n", "own.yaml"),
         ("# @package _global_\ntrainr: {max_epochs: 3}\n", "Unknown key 'trainr'. Did you mean trainer"),
         ("# @package _global_\ntrainer: {max_epochs: many}\n", "could not be converted to Integer"),
     ],
@@ -55,6 +56,7 @@ def test_mistakes_in_a_yaml_of_ones_own(cli, tmp_path, text, message):
     outcome = cli("--config-dir", "./mine", "+experiment=own", *TRAIN)
     assert outcome.code == 1
     assert message in outcome.text
+    assert "Traceback" not in outcome.text
 
 
 def test_teacher_of_other_classes(cli):
