@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.data.module import KDDataModule
-from kd_lightning.data.sampler import count_views
 from kd_lightning.jobs._assemble import build_distiller, build_net, build_trainer
 from kd_lightning.jobs._load import ARM
 from kd_lightning.launch import UserAbortError
@@ -103,6 +102,7 @@ def fit_arm(
     teacher: nn.Module | None = None,
     label: str = "student",
     kind: str = "distilled",
+    trainings: int = 1,
 ) -> FittedArm:
     """Train, select, measure on test and save; or take what an earlier start already finished.
 
@@ -113,6 +113,7 @@ def fit_arm(
         teacher: The teacher's net, where the method needs one.
         label: What the user reads.
         kind: ``teacher``, ``alone`` or ``distilled``.
+        trainings: How many trainings of this command want the same of the teacher, for ``teacher.cache=auto``.
     """
     identity = arm_identity(cfg, data, teacher)
     net = deployed_net(cfg, teacher)
@@ -130,8 +131,7 @@ def fit_arm(
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data.order_seed, data.num_views = cfg.seed, count_views(cfg.data.get("views"))
-    distiller = build_distiller(cfg, data, net, teacher)
+    distiller = build_distiller(cfg, data, net, teacher, trainings)
     log.info(f"{label}: training ...")
     for name, shapes in distiller.pairing:
         log.info(f"  {name}: " + ", ".join(f"{argument} {shape}" for argument, shape in shapes.items()))

@@ -21,8 +21,11 @@ from kd_lightning.core.optim import Scheduler
 from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.terms import Objective, Stage, Term
 from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.sampler import count_views
+from kd_lightning.jobs._cache import stored_teacher
 from kd_lightning.jobs._taps import match_stages, propose_aliases
 from kd_lightning.models.fold import fold_batchnorm
+from kd_lightning.teachers.topk import TopKCall
 
 log = logging.getLogger("kd_lightning")
 
@@ -83,7 +86,10 @@ def build_role(name: str, role: DictConfig, net: nn.Module, example: Mapping[str
     taps: Any = OmegaConf.to_container(role.taps)
     aliases = propose_aliases(name, net, example.get("image"), taps)
     precision = None if trainable or role.get("precision") is None else _dtype(role.precision)
-    return Role(name, net, instantiate(role.call), aliases, trainable=trainable, precision=precision)
+    call = instantiate(role.call)
+    if role.get("topk") is not None:
+        call = TopKCall(call, role.topk)
+    return Role(name, net, call, aliases, trainable=trainable, precision=precision)
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -118,25 +124,43 @@ def needs_teacher(method: DictConfig) -> bool:
     return any(reference.scope == "teacher" for term in terms for reference in term.references())
 
 
-def build_distiller(cfg: DictConfig, data: KDDataModule, student: nn.Module, teacher: nn.Module | None) -> Distiller:
+def build_teacher(cfg: DictConfig, objective: Objective, teacher: nn.Module, example: Mapping[str, Any]) -> Role:
+    """The live teacher, with batch norms folded where the terms cannot tell."""
+    role = build_role("teacher", cfg.teacher, teacher, example, trainable=False)
+    if cfg.teacher.fold and _only_features(objective, role):
+        folded = fold_batchnorm(teacher, example["image"])
+        role = build_role("teacher", cfg.teacher, folded, example, trainable=False)
+    return role
+
+
+def build_distiller(
+    cfg: DictConfig, data: KDDataModule, student: nn.Module, teacher: nn.Module | None, trainings: int = 1
+) -> Distiller:
     """Roles, objective and optimiser joined; fails here where they do not fit together.
+
+    Args:
+        cfg: The arm's configuration.
+        data: Prepared data; its order, views and stored signals are set to those of the arm.
+        student: The net that learns.
+        teacher: The teacher's net, or None.
+        trainings: How many trainings of this command want the same of the teacher, for ``teacher.cache=auto``.
 
     Raises:
         ValueError: Where a net does not answer with the data's number of classes, or a reference leads nowhere.
     """
+    # The order is the arm's own; the augmented views are the same for all, so that they can share a teacher cache.
+    data.order_seed, data.num_views, data.signals = cfg.seed, count_views(cfg.data.get("views")), None
     example = data.ready(next(iter(data.loader("train", train=True))))
     objective = build_objective(cfg.method)
     roles = [build_role("student", cfg.student, student, example, trainable=True)]
     if teacher is not None:
-        role = build_role("teacher", cfg.teacher, teacher, example, trainable=False)
-        if cfg.teacher.fold and _only_features(objective, role):
-            folded = fold_batchnorm(teacher, example["image"])
-            role = build_role("teacher", cfg.teacher, folded, example, trainable=False)
-        roles.append(role)
+        roles.append(build_teacher(cfg, objective, teacher, example))
     for role in roles:
         _check_classes(role, example, cfg)
     references = [reference for term in objective for reference in term.references()]
     match_stages(roles, references, {role.name: cfg[role.name].taps for role in roles})
+    if teacher is not None:
+        roles[1], example = stored_teacher(cfg, data, roles[1], teacher, references, example, trainings)
     rollout = instantiate(cfg.method.rollout)
     if hasattr(rollout, "attach"):
         rollout.attach(data)

@@ -43,7 +43,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
             own = _with_method(cfg, method, seed)
             target = folder / ("alone" if kind == "alone" else method.name) / f"seed_{seed}"
             net = None if kind == "alone" else teacher
-            fitted.setdefault(name, []).append(fit_arm(own, target, data, net, f"{name}, seed {seed}", kind))
+            arm = fit_arm(own, target, data, net, f"{name}, seed {seed}", kind, trainings=len(seeds))
+            fitted.setdefault(name, []).append(arm)
 
     comparison = _compare(cfg, folder, data, fitted, (teacher, teacher_arm))
     chosen = max(fitted[distilled_name], key=lambda arm: _validation(arm, cfg))

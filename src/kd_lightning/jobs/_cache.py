@@ -1,0 +1,145 @@
+"""Whether the teacher runs in every step or its signals come from disk; and writing them there."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from torch import nn
+
+from kd_lightning.core.references import Reference
+from kd_lightning.core.roles import Role
+from kd_lightning.data.module import KDDataModule
+from kd_lightning.jobs._cache_live import CacheError
+from kd_lightning.jobs._cache_plan import Plan, batches_per_epoch, make_plan, planned_epochs
+from kd_lightning.teachers.cached import CachedRole
+from kd_lightning.teachers.store import Place, StoredSignals
+
+log = logging.getLogger("kd_lightning")
+
+MODES = ("auto", "off", "read", "write")
+
+
+def stored_teacher(
+    cfg: DictConfig,
+    data: KDDataModule,
+    role: Role,
+    teacher: nn.Module,
+    references: Iterable[Reference],
+    example: dict[str, Any],
+    trainings: int = 1,
+) -> tuple[Role, dict[str, Any]]:
+    """The teacher as ``teacher.cache`` wants it: the role itself, or one that reads what is stored.
+
+    Args:
+        cfg: The arm's configuration.
+        data: Prepared data; gives the stored rows with its training batches from now on, where they are used.
+        role: The live teacher.
+        teacher: Its net as it was loaded, before batch norms were folded.
+        references: What the terms ask, of any role.
+        example: A training batch on the CPU.
+        trainings: How many trainings of this command want the same.
+
+    Returns:
+        The role, and the example with the stored rows where they are used.
+
+    Raises:
+        ValueError: ``read`` or ``write`` is not possible; says why, and what to do.
+    """
+    mode = str(cfg.teacher.cache)
+    if mode not in MODES:
+        raise ValueError(f"teacher.cache={mode}: choose {', '.join(MODES)}.")
+    asked = [r for r in references if r.scope == role.name and r.flag != "module"]
+    if mode == "off" or not asked:
+        return role, example
+    try:
+        plan = make_plan(cfg, data, role, teacher, asked, example)
+        provide(plan, cfg, mode, reads=_rows_to_read(cfg, data, trainings))
+    except CacheError as why:
+        if mode != "auto":
+            raise ValueError(f"teacher.cache={mode}: {why}") from None
+        log.info(f"teacher cache: not used, the teacher runs in every step: {why}")
+        return role, example
+    data.signals = StoredSignals(plan.store, plan.signals, role.name, one_view=plan.one_view)
+    stored = data.signals(example["index"], example["view"])
+    return CachedRole(role, plan.signals), {**example, **stored}
+
+
+def _rows_to_read(cfg: DictConfig, data: KDDataModule, trainings: int) -> int:
+    """Rows that the trainings of this command will ask for."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        trainings *= 2  # at least: the other jobs of the sweep
+    batches = batches_per_epoch(cfg, data)
+    return trainings * planned_epochs(cfg, batches) * batches * data.batch_size
+
+
+def provide(plan: Plan, cfg: DictConfig, mode: str, reads: int) -> None:
+    """See to it that all the plan wants is stored and in order.
+
+    Raises:
+        CacheError: It is not, and is not to be written or does not pay.
+    """
+    faults = plan.faults()
+    stale = plan.stale(faults)
+    if stale and mode == "read":
+        raise CacheError(
+            f"{', '.join(stale)} in {plan.store.folder} are not what the teacher gives now (its code may have changed"
+            " since): remove that folder and write anew with job=cache."
+        )
+    for name in stale:
+        log.warning(f"teacher cache: {name} in {plan.store.folder} is not what the teacher gives now: written anew.")
+        shutil.rmtree(plan.store.folder / plan.signals[name].folder, ignore_errors=True)
+    if stale:
+        faults = plan.faults()
+    if not faults:
+        log.info(
+            f"teacher cache: reading {plan.what} from {plan.store.folder}, stored earlier: the teacher does not run"
+        )
+        return
+    if mode == "read":
+        raise CacheError(
+            f"{len(faults)} of {plan.files} files are missing or damaged. {next(iter(faults.values()))} Write them with"
+            " job=cache and otherwise the same command, or set teacher.cache=auto."
+        )
+    _check_room(plan, cfg, faults)
+    rows = plan.rows(faults)
+    if mode == "auto" and reads <= rows:
+        raise CacheError(
+            f"{reads:,} rows would be read and {rows:,} written first. It pays with more seeds, or with views that come"
+            f" again: teacher.views={max(1, plan.views // 10)}, say."
+        )
+    seconds = plan.seconds(rows)
+    log.info(
+        f"teacher cache: writing {plan.what} to {plan.store.folder}: {_size(plan.bytes_of(faults))}, about"
+        f" {_time(seconds)}; {reads:,} rows will be read, {rows:,} are written"
+    )
+    plan.fill(faults)
+
+
+def _check_room(plan: Plan, cfg: DictConfig, faults: dict[Place, str]) -> None:
+    size, limit = plan.size, cfg.teacher.max_gb * 1e9
+    folder = Path(cfg.teacher.cache_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if size <= limit and plan.bytes_of(faults) <= free:
+        return
+    why = f"teacher.max_gb={cfg.teacher.max_gb:g}" if size > limit else f"the {_size(free)} that are free in {folder}"
+    raise CacheError(
+        f"{plan.what} would take {_size(size)}, more than {why}. Raise teacher.max_gb or make room, or store less:"
+        f" fewer teacher.views (now {plan.views}), teacher.topk for many classes, a method that asks for smaller"
+        " signals; or teacher.cache=off."
+    )
+
+
+def _size(amount: float) -> str:
+    return f"{amount / 1e9:,.1f} GB" if amount >= 1e8 else f"{amount / 1e6:,.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,110 @@
+"""The teacher as it runs in a step, on its own; and all that decides what it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from kd_lightning.core.roles import Role
+from kd_lightning.data.arrays import fingerprint
+from kd_lightning.data.module import KDDataModule
+
+# Raised when the layout or the meaning of what is stored changes.
+VERSION = 1
+# Autocast of the trainer's precisions, under which a live teacher would run.
+_AUTOCAST = {"32-true": None, "32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class CacheError(Exception):
+    """Why signals cannot be stored or are not there; in auto mode the reason to stay live."""
+
+
+class LiveTeacher:
+    """The teacher as it would run in a step; as a context it is on its device.
+
+    Args:
+        cfg: The arm's configuration.
+        data: Makes batches of raw ones.
+        role: The live teacher, with its taps set.
+        names: Signal of the role -> name in the store.
+
+    Raises:
+        CacheError: A precision under which nothing is stored.
+    """
+
+    def __init__(self, cfg: DictConfig, data: KDDataModule, role: Role, names: dict[str, str]) -> None:
+        if str(cfg.trainer.precision) not in _AUTOCAST:
+            raise CacheError(
+                f"trainer.precision={cfg.trainer.precision} converts the teacher itself; what it gives then is not"
+                f" stored. Set teacher.cache=off, or one of {', '.join(_AUTOCAST)}."
+            )
+        self.data, self.role, self.names = data, role, dict(names)
+        self.device = accelerator(cfg)
+        self.channels_last: bool = cfg.trainer.channels_last
+        self.autocast = _AUTOCAST[str(cfg.trainer.precision)]
+
+    def __enter__(self) -> LiveTeacher:
+        self.role.to(self.device)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.role.to("cpu")
+
+    def __call__(self, raw: dict[str, Any]) -> dict[str, Tensor]:
+        """Values by name in the store, for a raw batch."""
+        batch = self.data.ready(raw, self.device)
+        if self.channels_last and batch["image"].dim() == 4:
+            self.role.net.to(memory_format=torch.channels_last)
+            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+        context: AbstractContextManager[Any] = nullcontext()
+        if self.autocast is not None:
+            context = torch.autocast(self.device.type, dtype=self.autocast)
+        with context:
+            values = self.role(batch)
+        return {stored: values[name] for name, stored in self.names.items()}
+
+
+def accelerator(cfg: DictConfig) -> torch.device:
+    """The device on which the training will be, of this process."""
+    if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        devices = cfg.trainer.devices
+        first = devices[0] if isinstance(devices, Sequence) and not isinstance(devices, str) and devices else 0
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", first)))
+    if cfg.trainer.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def facts(cfg: DictConfig, data: KDDataModule, live: LiveTeacher, teacher: nn.Module) -> dict[str, Any]:
+    """All that decides the numbers, as JSON values: the key of a store is their hash.
+
+    The student, its seed, its method and the order of the samples are not among them, so that all share one store.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    weights = [part for name, value in sorted(teacher.state_dict().items()) for part in (name, _hashable(value))]
+    preprocessing = {key: value for key, value in data.preprocessing().items() if key != "class_names"}
+    ops = [repr(op) if dataclasses.is_dataclass(op) else type(op).__qualname__ for op in data.weak.ops]
+    return {
+        "version": VERSION,
+        "weights": fingerprint(*weights),
+        "net": plain["teacher"]["net"],
+        "call": plain["teacher"]["call"],
+        "folded": live.role.net is not teacher,
+        "precision": str(live.role.precision or live.autocast or torch.float32).removeprefix("torch."),
+        "dtype": cfg.teacher.cache_dtype,
+        "preprocessing": preprocessing,
+        "split": data.split.fingerprint,
+        "augmentation": [ops, plain["data"].get("augment")],
+        "augmentation_seed": data.weak.seed if ops else None,
+    }
+
+
+def _hashable(value: Any) -> Tensor | str:
+    return value if isinstance(value, Tensor) else repr(value)

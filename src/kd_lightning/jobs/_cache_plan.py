@@ -1,0 +1,208 @@
+"""What one training would store of its teacher, and how that is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from kd_lightning.core.references import Reference
+from kd_lightning.core.roles import Role
+from kd_lightning.data.module import KDDataModule
+from kd_lightning.jobs._cache_live import CacheError, LiveTeacher, facts
+from kd_lightning.teachers.fill import fill
+from kd_lightning.teachers.store import Place, Signal, Store
+from kd_lightning.teachers.topk import TOPK
+
+_STORED = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass
+class Plan:
+    """What is to be stored, and the teacher that makes it.
+
+    Attributes:
+        store: Where.
+        signals: Signal of the role -> how it is stored.
+        views: How many views.
+        one_view: Samples look the same in every view, and only the first is stored.
+        example: A raw training batch.
+        teacher: Makes the signals.
+        batch_size: Samples that it takes at once.
+    """
+
+    store: Store
+    signals: dict[str, Signal]
+    views: int
+    one_view: bool
+    example: dict[str, Any]
+    teacher: LiveTeacher
+    batch_size: int
+
+    @property
+    def what(self) -> str:
+        """For people: what is stored."""
+        shapes = ", ".join(f"{name} ({'×'.join(map(str, s.shape))})" for name, s in self.signals.items())
+        views = "1 view" if self.views == 1 else f"{self.views} views"
+        return f"{shapes}, {views} of {self.store.samples:,} samples,"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole."""
+        return self.store.size(self.signals.values(), self.views)
+
+    @property
+    def files(self) -> int:
+        """Files of the whole."""
+        return sum(1 for _ in self.store.places(self.signals.values(), self.views))
+
+    def faults(self) -> dict[Place, str]:
+        """Shards that are missing or damaged, and why."""
+        return self.store.faults(list(self.signals.values()), self.views)
+
+    def bytes_of(self, faults: Mapping[Place, str]) -> int:
+        """Bytes of these shards."""
+        return sum(self.store.rows_of(place) * place.signal.row_bytes for place in faults)
+
+    def rows(self, faults: Mapping[Place, str]) -> int:
+        """Samples that the teacher has to see for these shards, over all views."""
+        rows: dict[tuple[int, str], int] = {}
+        for place in faults:
+            key = (place.view, place.signal.name)
+            rows[key] = rows.get(key, 0) + self.store.rows_of(place)
+        return sum(max(n for (v, _), n in rows.items() if v == view) for view in {view for view, _ in rows})
+
+    def seconds(self, rows: int) -> float:
+        """How long the teacher takes for them, measured on the example."""
+        with self.teacher:
+            self.teacher(self.example)
+            start = time.perf_counter()
+            values = self.teacher(self.example)
+            for value in values.values():  # a GPU has answered when the values are here
+                value.cpu()
+            return (time.perf_counter() - start) * rows / len(self.example["index"])
+
+    def stale(self, faults: Mapping[Place, str]) -> list[str]:
+        """Signals that are stored, but are not what the teacher gives now: a change that the key does not see."""
+        broken = {place.signal.name for place in faults}
+        whole = {name: s for name, s in self.signals.items() if s.name not in broken and s.served.is_floating_point}
+        if not whole:
+            return []
+        view = 0 if self.one_view else self.example["view"]
+        with self.teacher:
+            values = self.teacher(self.example)
+        stale = []
+        for name, signal in whole.items():
+            now = values[signal.name].float().cpu()
+            then = self.store.rows(signal, view, self.example["index"]).float()
+            # Coarse: another device and other kernels round differently, another net differs by far.
+            finite = now.isfinite() & then.isfinite()
+            scale = now[finite].abs().max() if finite.any() else torch.zeros(())
+            if not torch.allclose(now[finite], then[finite], rtol=0, atol=max(0.1 * float(scale), 1e-3)):
+                stale.append(name)
+        return stale
+
+    def fill(self, faults: Mapping[Place, str]) -> None:
+        """Write these shards.
+
+        Raises:
+            CacheError: Some are still missing afterwards.
+        """
+        with self.teacher:
+            fill(self.store, faults, self.teacher, self.teacher.data.replay, self.batch_size)
+        left = self.faults()
+        if left:
+            raise CacheError(f"writing failed: {next(iter(left.values()))}")
+
+
+def make_plan(
+    cfg: DictConfig,
+    data: KDDataModule,
+    role: Role,
+    teacher: nn.Module,
+    asked: Sequence[Reference],
+    example: Mapping[str, Any],
+) -> Plan:
+    """The plan for one training; the shapes of the signals are found out on the example.
+
+    Args:
+        cfg: The arm's configuration.
+        data: Prepared data.
+        role: The live teacher; its taps are set.
+        teacher: Its net as it was loaded, before batch norms were folded.
+        asked: What the terms ask of it.
+        example: A training batch on the CPU.
+
+    Raises:
+        CacheError: Something cannot be stored.
+        ValueError: An unknown ``teacher.cache_dtype``.
+    """
+    if cfg.teacher.cache_dtype not in _STORED:
+        raise ValueError(f"teacher.cache_dtype={cfg.teacher.cache_dtype}: choose {', '.join(_STORED)}.")
+    _check(cfg, data, asked)
+    role.listen(asked)
+    found = [role.places(reference) for reference in asked]
+    names = list(dict.fromkeys(name for place in found for name in ([place] if isinstance(place, str) else place)))
+    topk = cfg.teacher.topk
+    live = LiveTeacher(cfg, data, role, {name: f"{name}@{topk}" if name in TOPK else name for name in names})
+    raw = {"image": example["raw"], **{key: example[key] for key in ("target", "index", "view")}}
+    with live:
+        values = live(raw)
+    signals = {n: _signal(n, s, values[s], len(raw["index"]), cfg.teacher.cache_dtype) for n, s in live.names.items()}
+    one_view = not data.weak.ops
+    epochs = planned_epochs(cfg, batches_per_epoch(cfg, data))
+    views = 1 if one_view else min(epochs, data.num_views or epochs)
+    store = Store(cfg.teacher.cache_dir, facts(cfg, data, live, teacher), data.num_samples)
+    return Plan(store, signals, max(1, views), one_view, raw, live, data.eval_batch_size)
+
+
+def _check(cfg: DictConfig, data: KDDataModule, asked: Sequence[Reference]) -> None:
+    """Refuse what cannot be stored."""
+    if cfg.method.rollout is not None:
+        name = str(cfg.method.rollout._target_).rpartition(".")[2]
+        raise CacheError(
+            f"the method {cfg.method.name} changes the batch ({name}), so that the teacher sees other inputs than those"
+            " of the data: it has to run. Set teacher.cache=auto or off."
+        )
+    classes = data.num_classes or 0
+    if cfg.teacher.topk is not None and cfg.teacher.topk < classes and any(r.name == "logits" for r in asked):
+        raise CacheError(
+            f"the method {cfg.method.name} asks for all teacher.logits, but teacher.topk={cfg.teacher.topk} keeps"
+            f" {cfg.teacher.topk} of {classes}: set teacher.topk=null, or take a method for the top k (sparse_kl)."
+        )
+
+
+def _signal(name: str, stored: str, value: Any, batch: int, dtype: str) -> Signal:
+    if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != batch:
+        shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise CacheError(f"teacher.{name} has no row for each of the {batch} samples of a batch, but {shape}.")
+    kind = _STORED[dtype] if value.is_floating_point() else torch.int32 if name == "topk_indices" else value.dtype
+    return Signal(stored, tuple(value.shape[1:]), kind, value.dtype)
+
+
+def batches_per_epoch(cfg: DictConfig, data: KDDataModule) -> int:
+    """Batches of an epoch over all processes, as far as the trainer goes."""
+    batches = len(data.loader("train", train=True))
+    limit = 1 if cfg.trainer.fast_dev_run else cfg.trainer.limit_train_batches
+    if limit is None:
+        return batches
+    return min(batches, int(limit * batches) if isinstance(limit, float) else int(limit))
+
+
+def planned_epochs(cfg: DictConfig, batches: int) -> int:
+    """Epochs that a training may last.
+
+    Raises:
+        CacheError: There is no end.
+    """
+    steps, epochs = cfg.trainer.max_steps, cfg.trainer.max_epochs
+    by_steps = -1 if steps < 0 else -(-steps * cfg.trainer.accumulate_grad_batches // max(1, batches))
+    given = [value for value in (epochs, by_steps) if value >= 0]
+    if not given:
+        raise CacheError("the training has no end to plan for: set trainer.max_epochs.")
+    return 1 if cfg.trainer.fast_dev_run else min(given)

@@ -1,0 +1,44 @@
+"""The most probable classes of a net that has many, instead of all logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd_lightning.core.calls import Batch, Call
+
+TOPK = ("topk_indices", "topk_log_probs", "topk_tail")
+
+
+class TopKCall:
+    """A call that also gives the k most probable classes, at temperature 1.
+
+    Signals: ``topk_indices`` (..., k) int64, most probable first; ``topk_log_probs`` (..., k) float32;
+    ``topk_tail`` (...) float32, the log of the probability that all other classes have together (-inf for none).
+
+    Args:
+        call: The call, which must give ``logits`` (..., C).
+        k: How many; all where there are fewer.
+
+    Raises:
+        ValueError: The call gives no logits, or k is less than 1.
+    """
+
+    def __init__(self, call: Call, k: int) -> None:
+        if k < 1:
+            raise ValueError(f"teacher.topk must be at least 1, got {k}.")
+        if "logits" not in call.provides:
+            raise ValueError(f"teacher.topk needs a call that gives logits; this one gives {', '.join(call.provides)}.")
+        self.call, self.k = call, k
+        self.provides = (*call.provides, *TOPK)
+
+    def __call__(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
+        """The signals of the call, and the top k of its logits."""
+        signals = self.call(net, batch)
+        log_probs = signals["logits"].float().log_softmax(-1)
+        kept, indices = log_probs.topk(min(self.k, log_probs.shape[-1]), dim=-1)
+        # Summed over the others: one minus the kept mass would be rounding noise where the tail is small.
+        tail = log_probs.scatter(-1, indices, -torch.inf).logsumexp(-1)
+        return {**signals, "topk_indices": indices, "topk_log_probs": kept, "topk_tail": tail}
