@@ -138,7 +138,10 @@ def _check_room(plan: Plan, cfg: DictConfig, faults: dict[Place, str]) -> None:
 
 
 def _size(amount: float) -> str:
-    return f"{amount / 1e9:,.1f} GB" if amount >= 1e8 else f"{amount / 1e6:,.1f} MB"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if amount >= 0.1 * factor:
+            return f"{amount / factor:,.1f} {unit}"
+    return f"{amount / 1e3:,.1f} kB"
 
 
 def _time(seconds: float) -> str:

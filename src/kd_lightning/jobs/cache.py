@@ -7,7 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from kd_lightning.jobs._arm import deployed_net
-from kd_lightning.jobs._assemble import build_data, build_distiller, check_targets, needs_teacher
+from kd_lightning.jobs._assemble import build_data, build_distiller, needs_teacher
+from kd_lightning.jobs._check import check_targets
 from kd_lightning.jobs._teacher import obtain_teacher
 
 
