@@ -46,6 +46,21 @@ def test_several_arms_are_corrected_together():
     assert two.p == pytest.approx(max(two.test.p, one.p))
 
 
+def test_an_arm_against_two_references_is_corrected_over_all_tests():
+    rights = {"student alone": [80, 82, 84], "student + kd": [86, 90, 94], "student + dkd": [87, 92, 94]}
+    pairs = [("student + kd", "student alone"), ("student + dkd", "student alone"), ("student + dkd", "student + kd")]
+    found = compare(build.arms(rights), NAMES, pairs=pairs)
+    assert [(one.name, one.reference) for one in found.contrasts] == pairs[:2]
+    assert [(one.name, one.reference) for one in found.further] == pairs[2:]
+    assert sorted(one.p for one in found.tests)[0] == pytest.approx(3 * min(one.test.p for one in found.tests))
+    sentence = "No significant difference: student + dkd is +1.0 ± 1.0 points from student + kd"
+    assert found.verdicts[2].startswith(sentence)
+        "No significant difference: student + dkd is +1.0 ± 1.0 points from student + kd"
+    )
+    again = Comparison.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again.verdicts == found.verdicts
+
+
 def test_agreement_is_with_the_teacher_of_the_same_seed():
     found = compare(build.arms({"teacher": [100, 50], "student alone": [100, 50]}), NAMES)
     assert [row["agreement"] for row in found.arm("student alone").metrics] == [1.0, 1.0]

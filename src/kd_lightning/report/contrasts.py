@@ -56,12 +56,14 @@ class Contrast:
         return self.class_change.mean(dim=0) if len(self.class_change) else self.class_change.new_empty(0)
 
 
-def contrast_all(base: Measured, arms: Sequence[Measured], class_names: Sequence[str], alpha: float) -> list[Contrast]:
-    """Each arm against `base`, the p-values corrected over all of them."""
-    contrasts = [_contrast(base, arm, alpha) for arm in arms]
+def contrast_all(
+    pairs: Sequence[tuple[Measured, Measured]], class_names: Sequence[str], alpha: float
+) -> list[Contrast]:
+    """Each (arm, reference) tested, the p-values corrected over all of them."""
+    contrasts = [_contrast(base, arm, alpha) for arm, base in pairs]
     tested = sum(contrast.p is not None for contrast in contrasts)
     corrected = stats.holm([contrast.p for contrast in contrasts])
-    for contrast, arm, p in zip(contrasts, arms, corrected, strict=True):
+    for contrast, (arm, base), p in zip(contrasts, pairs, corrected, strict=True):
         contrast.p = p
         contrast.outcome = stats.outcome(contrast.test, p, alpha)
         contrast.verdict = stats.verdict(

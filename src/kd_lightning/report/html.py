@@ -84,7 +84,7 @@ def html(comparison: Comparison, settings: Mapping[str, Any]) -> str:
 def _verdicts(comparison: Comparison) -> list[dict[str, str]]:
     """Mark, heading and sentence of each contrast."""
     shown = []
-    for contrast, text in zip_longest(comparison.contrasts, comparison.verdicts):
+    for contrast, text in zip_longest(comparison.tests, comparison.verdicts):
         found = contrast.outcome if contrast else "unknown"
         if found in ("gain", "loss"):
             taught = comparison.arm(contrast.name).kind == "distilled"

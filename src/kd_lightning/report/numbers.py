@@ -14,12 +14,17 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     """Plain numbers under stable names; what is not known is None.
 
     `arms.<arm>.<metric>.{mean, sd, low, high, n, values}` as fractions, nats and seconds; `arms.<arm>.cost.<field>`;
-    `arms.<arm>.per_class.<class>`; `contrasts.<arm>` with the tests against the reference, differences as fractions.
+    `arms.<arm>.per_class.<class>`; `contrasts.<arm>` with the tests against the reference, differences as fractions;
+    `further_contrasts` is a list of the same against a second reference.
     """
     arms = {arm.name: _arm(comparison, arm) for arm in comparison.arms}
     contrasts = {contrast.name: _contrast(contrast, comparison.class_names) for contrast in comparison.contrasts}
+    further = [
+        {"arm": one.name, "reference": one.reference, **_contrast(one, comparison.class_names)}
+        for one in comparison.further
+    ]
     data = {"alpha": comparison.alpha, "samples": int(comparison.support.sum()), "arms": arms, "contrasts": contrasts}
-    return _plain(data)  # type: ignore[no-any-return]
+    return _plain(data | {"further_contrasts": further})  # type: ignore[no-any-return]
 
 
 def _arm(comparison: Comparison, arm: Measured) -> dict[str, Any]:

@@ -20,7 +20,10 @@ __all__ = ["Arm", "Comparison", "Contrast", "Cost", "Measured", "Run", "compare"
 
 @dataclass
 class Comparison:
-    """Everything that a report shows; built by `compare`."""
+    """Everything that a report shows; built by `compare`.
+
+    `contrasts` has one test per arm; `further` those of arms that are tested against a second reference too.
+    """
 
     arms: list[Measured]
     class_names: list[str]
@@ -29,6 +32,12 @@ class Comparison:
     contrasts: list[Contrast]
     alpha: float = 0.05
     images: dict[int, Tensor] = field(default_factory=dict)
+    further: list[Contrast] = field(default_factory=list)
+
+    @property
+    def tests(self) -> list[Contrast]:
+        """Every contrast; the p-values are corrected over all of them."""
+        return [*self.contrasts, *self.further]
 
     @property
     def teacher(self) -> Measured | None:
@@ -37,8 +46,8 @@ class Comparison:
     @property
     def verdicts(self) -> list[str]:
         """One sentence per contrast; never empty."""
-        if self.contrasts:
-            return [contrast.verdict for contrast in self.contrasts]
+        if self.tests:
+            return [contrast.verdict for contrast in self.tests]
         return ["Nothing to compare: whether distillation helps needs the student trained alone and the distilled one."]
 
     @property
@@ -52,12 +61,15 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` needs to build it again: the arms with their logits (pictures are left out)."""
         arms = [measured.arm.to_dict() for measured in self.arms]
-        return {"arms": arms, "class_names": self.class_names, "reference": self.reference, "alpha": self.alpha}
+        pairs = [[contrast.name, contrast.reference] for contrast in self.tests]
+        names = {"class_names": self.class_names, "reference": self.reference}
+        return {"arms": arms, **names, "alpha": self.alpha, "pairs": pairs}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Comparison:
         arms = [Arm.from_dict(arm) for arm in data["arms"]]
-        return compare(arms, data["class_names"], data["reference"], alpha=data["alpha"])
+        pairs = [(name, reference) for name, reference in data["pairs"]]
+        return compare(arms, data["class_names"], data["reference"], alpha=data["alpha"], pairs=pairs)
 
 
 def compare(
@@ -66,6 +78,7 @@ def compare(
     reference: str | None = "student alone",
     images: Tensor | Mapping[int, Tensor] | None = None,
     alpha: float = 0.05,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Comparison:
     """Measure every arm and test every student against `reference`.
 
@@ -76,6 +89,8 @@ def compare(
         images: pictures of the samples, either {index: (C, H, W)} or a tensor (N, C, H, W) whose row i is the sample
             with the i-th smallest index; uint8, or floats (outside [0, 1] each picture is stretched to its own range).
         alpha: level of the tests and intervals.
+        pairs: (arm, reference) that are tested, in place of every student against `reference`; an arm may occur with
+            several references, the first of which is the one that pictures and tables of classes are about.
 
     Raises:
         ValueError: no arm, a name twice, an unknown reference, class names that do not fit, or other test samples.
@@ -90,10 +105,13 @@ def compare(
     pictures = images if isinstance(images, Mapping) else _by_index(images, first.index)
     names = [str(name) for name in class_names]
     comparison = Comparison(measured, names, support, reference, [], alpha, dict(pictures))
-    if reference is not None:
-        base = comparison.arm(reference)
-        others = [arm for arm in measured if arm.kind != "teacher" and arm.name != reference]
-        comparison.contrasts = contrast_all(base, others, names, alpha)
+    if pairs is None:
+        others = [arm.name for arm in measured if arm.kind != "teacher" and arm.name != reference]
+        pairs = [] if reference is None else [(name, reference) for name in others]
+    found = contrast_all([(comparison.arm(name), comparison.arm(base)) for name, base in pairs], names, alpha)
+    first_of = {contrast.name: contrast for contrast in reversed(found)}
+    comparison.contrasts = [contrast for contrast in found if first_of[contrast.name] is contrast]
+    comparison.further = [contrast for contrast in found if first_of[contrast.name] is not contrast]
     return comparison
 
 

@@ -59,7 +59,7 @@ def main_table(comparison: Comparison) -> list[Column]:
 
 def test_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the tests: one row per contrast."""
-    corrected = sum(contrast.p is not None for contrast in comparison.contrasts) > 1
+    corrected = sum(contrast.p is not None for contrast in comparison.tests) > 1
     level = f"{100 * (1 - comparison.alpha):g} % interval"
     p = "p (t‑test, Holm)" if corrected else "p (paired t‑test)"  # a hyphen that does not break
     head = [
@@ -72,7 +72,7 @@ def test_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         "Won / lost, first seed",
         "p (McNemar)",
     ]
-    return head, [_test_row(contrast) for contrast in comparison.contrasts]
+    return head, [_test_row(contrast) for contrast in comparison.tests]
 
 
 def _test_row(contrast: Contrast) -> list[str]:
