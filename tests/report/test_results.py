@@ -55,8 +55,6 @@ def test_an_arm_against_two_references_is_corrected_over_all_tests():
     assert sorted(one.p for one in found.tests)[0] == pytest.approx(3 * min(one.test.p for one in found.tests))
     sentence = "No significant difference: student + dkd is +1.0 ± 1.0 points from student + kd"
     assert found.verdicts[2].startswith(sentence)
-        "No significant difference: student + dkd is +1.0 ± 1.0 points from student + kd"
-    )
     again = Comparison.from_dict(json.loads(json.dumps(found.to_dict())))
     assert again.verdicts == found.verdicts
 
