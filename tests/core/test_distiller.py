@@ -164,6 +164,7 @@ def test_stages_train_only_what_they_name(tmp_path):
     assert not torch.equal(halfway[0]["conv.weight"], before["conv.weight"])
     assert not torch.equal(halfway[1]["fc.weight"], before["fc.weight"])
     assert torch.equal(halfway[1]["bn.weight"], before["bn.weight"])
+    assert not student.bn.weight.requires_grad
 
 
 def test_channels_last_changes_nothing_but_the_layout():
@@ -199,3 +200,11 @@ def test_stages_need_a_training_of_known_length(tmp_path):
     module = distiller(ce(), kd(), stages=(Stage(("kd",), 0.5), Stage(("ce",), 0.5)))
     with pytest.raises(ValueError, match=r"length is not known: set trainer\.max_epochs"):
         fit(module, tmp_path, epochs=-1)
+
+
+def test_a_frozen_role_stays_in_eval_whatever_is_asked():
+    role = distiller().roles.by_name["teacher"]
+    role.train()
+    assert not role.net.training
+    assert not role.net.bn.training
+    assert not any(p.requires_grad for p in role.parameters())

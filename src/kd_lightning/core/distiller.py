@@ -201,8 +201,6 @@ class Distiller(pl.LightningModule):
                 continue  # frozen for good, such as a classifier taken from the teacher
             learns = stage.params is None or any(re.match(pattern, name) for pattern in stage.params)
             parameter.requires_grad_(learns)
-            if not learns:
-                parameter.grad = None  # otherwise momentum and weight decay would still move it
 
     def named_learnable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters under the names that ``stages.params`` match: ``student.<path>`` and ``terms.<term>.<path>``."""
