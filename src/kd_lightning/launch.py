@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from kd_lightning import __version__
 from kd_lightning.explain import near
-from kd_lightning.runs import fingerprint, owner, read_status, write_status
+from kd_lightning.runs import fingerprint, is_main_process, owner, read_status, write_status
 
 log = logging.getLogger("kd_lightning")
 
@@ -57,6 +57,10 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"Unknown job '{cfg.job}'. {near(cfg.job, job_names())}")
     if cfg.select not in ("best", "last"):
         raise ValueError(f"select={cfg.select}: choose best (on validation) or last.")
+    if cfg.protocol not in ("validation", "paper"):
+        raise ValueError(f"protocol={cfg.protocol}: choose validation, or paper (also shows the best epoch on test).")
+    if cfg.protocol == "paper" and cfg.trainer.ema is not None:
+        raise ValueError("protocol=paper looks at the test split after every epoch, which trainer.ema does not allow.")
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if multirun and str(cfg.trainer.strategy) in ("ddp", "fsdp"):
         raise ValueError(
@@ -82,6 +86,10 @@ def launch(cfg: DictConfig) -> Any:
     """
     check(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if not is_main_process():  # started by Lightning's DDP launcher: the first process speaks for all
+        log.setLevel(logging.ERROR)
+        _quieten()
+        return importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(cfg, folder)
     log.info(f"kd_lightning {__version__} · {cfg.job} · {cfg.name} → {_short(folder)}")
     before = read_status(folder)
     if cfg.resume == "auto" and before.get("state") == "finished":

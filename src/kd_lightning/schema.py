@@ -135,8 +135,6 @@ class Metrics:
 class Compare:
     """The comparison at the end."""
 
-    runs: list[str] = field(default_factory=list)
-    """Run folders or glob patterns that ``job=compare`` compares; empty for those of this pipeline."""
     latency: bool = True
     """Time the nets at batch 1 and in batches."""
     latency_batch: int = 64
@@ -163,6 +161,33 @@ class Predict:
     """How many classes to show."""
     output: str | None = None
     """Also write the answers here (.csv or .jsonl)."""
+
+
+@dataclass
+class Study:
+    """The honest comparison (``job=study``): arms times seeds, each pair one training."""
+
+    methods: list[str] | None = None
+    """Methods to judge, by their names in the group ``method``; null: the chosen one. The chosen one is taken with all
+    that was set for it, the others as they are published."""
+    controls: list[str] = field(default_factory=lambda: ["label_smoothing", "kd"])
+    """Trained beside the student alone; where ``kd`` is among them, every method is tested against it too."""
+    folder: str = "outputs/studies/${name}"
+    """Finished trainings lie here by content hash and are reused."""
+    workers: int = 1
+    """Processes on this machine that share the trainings."""
+    part: int = 0
+    """Number of this job where a sweep starts several (-m study.part=0,1,2): they share the trainings."""
+
+
+@dataclass
+class Tune:
+    """What ``job=train`` and ``job=pipeline`` tell a sweeper; set by hydra/sweeper=tune."""
+
+    objectives: list[str] = field(default_factory=lambda: ["validation"])
+    """validation (the monitored metric), latency (ms, batch 1), parameters, flops, bytes."""
+    trial: Any = None
+    """{storage, study, number} of the trial that this is, for stopping it early; null: none."""
 
 
 @dataclass
@@ -195,8 +220,15 @@ class Config:
     """Compile teacher and student in place (torch.compile)."""
     select: str = "best"
     """Which weights are the student: best (on validation) or last."""
+    protocol: str = "validation"
+    """validation: the test split is looked at once, at the end. paper: after every epoch too, and the best look is
+    shown as such; it still chooses nothing."""
+    study: Study = field(default_factory=Study)
+    tune: Tune = field(default_factory=Tune)
     run: str | None = None
     """An existing run folder: what evaluate, export, predict and compare work on."""
+    runs: Any = None
+    """Run folders or glob patterns for ``job=compare``, one or a list."""
     inputs: list[str] = field(default_factory=list)
     """Files or folders for ``job=predict``."""
     ckpt_path: str | None = None

@@ -183,7 +183,7 @@ def test_sweep_with_subprocess_ddp_is_refused_with_the_way_out(cli):
         (["job=evaluate", "run=nowhere"], "nowhere holds no finished student"),
         (["job=predict", "run=nowhere", "inputs=[x.png]"], "holds no student.onnx: export it first"),
         (["job=compare"], "job=compare needs run folders"),
-        (["job=compare", "compare.runs=[nowhere/*]"], "no finished training at or below 'nowhere/*'"),
+        (["job=compare", "runs=nowhere/*"], "no finished training at or below 'nowhere/*'"),
     ],
 )
 def test_jobs_on_runs_that_are_not_there(cli, arguments, message):

@@ -62,7 +62,7 @@ def test_the_whole_way(run, cli, tmp_path):
     status = json.loads((folder / "status.json").read_text())
     record = json.loads((folder / status["student"] / "arm.json").read_text())
     assert measured == pytest.approx(record["test"]["best"]["top1"])
-    outcome = cli("job=compare", f"compare.runs=[{folder}]", "compare.latency=false")
+    outcome = cli("job=compare", f"runs={folder}", "compare.latency=false")
     assert outcome.code == 0, outcome.text
     assert "resnet8 + kd" in outcome.text
     outcome = cli("job=export", f"run={folder}", "export.formats=[torch_export]")

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.jobs._assemble import build_distiller, build_net, build_trainer
+from kd_lightning.jobs._energy import EnergyMeter
 from kd_lightning.jobs._load import ARM
+from kd_lightning.jobs._paper import BestOnTest, looks_on_test
 from kd_lightning.launch import UserAbortError
 from kd_lightning.report.measure import classification_metrics
 from kd_lightning.runs import digest, write_json
@@ -29,8 +31,10 @@ from kd_lightning.runs import digest, write_json
 log = logging.getLogger("kd_lightning")
 
 # The parts of a configuration that decide what an arm becomes.
-_IDENTITY = ("student", "method", "optimizer", "scheduler", "callbacks", "metrics", "seed", "select", "compile")
 # fmt: off
+_IDENTITY = (
+    "student", "method", "optimizer", "scheduler", "callbacks", "metrics", "seed", "select", "protocol", "compile",
+)
 _TRAINER_IDENTITY = (
     "max_epochs", "max_steps", "precision", "strategy", "devices", "gradient_clip_val",
     "gradient_clip_algorithm", "accumulate_grad_batches", "deterministic", "limit_train_batches",
@@ -136,11 +140,16 @@ def fit_arm(
     for name, shapes in distiller.pairing:
         log.info(f"  {name}: " + ", ".join(f"{argument} {shape}" for argument, shape in shapes.items()))
     trainer = build_trainer(cfg, folder, label, kind)
+    if cfg.protocol == "paper":
+        trainer.callbacks.insert(0, BestOnTest(data))  # type: ignore[attr-defined]  # before those that save its state
     started = time.perf_counter()
-    _fit(trainer, distiller, data, _resume_point(cfg, folder))
+    with EnergyMeter(gpu=trainer.strategy.root_device.type == "cuda") as energy:
+        _fit(trainer, distiller, data, _resume_point(cfg, folder))
     seconds = time.perf_counter() - started
     states = _weights(trainer, net)
     arm = FittedArm(folder, net, {**_record(cfg, identity, trainer, seconds), "label": label, "kind": kind})
+    # Of several trainings at once nobody can say which one spent it.
+    arm.record["energy_joules"] = energy.joules if cfg.study.workers == 1 else None
     if trainer.is_global_zero:
         _measure_and_save(arm, cfg, data, states)
     trainer.strategy.barrier()
@@ -206,6 +215,7 @@ def _record(cfg: DictConfig, identity: str, trainer: pl.Trainer, seconds: float)
         "epochs": trainer.current_epoch,
         "train_seconds": round(seconds, 2),
         "validation": {cfg.metrics.monitor: None if monitored is None else round(float(monitored), 6)},
+        "test": looks_on_test(trainer),
     }
 
 
@@ -213,7 +223,6 @@ def _measure_and_save(
     arm: FittedArm, cfg: DictConfig, data: KDDataModule, states: Mapping[str, dict[str, Tensor]]
 ) -> None:
     """Measure last and best on test, save the selected weights and their predictions; arm.json comes last."""
-    arm.record["test"] = {}
     for which in ("last", "best"):
         arm.net.load_state_dict(states[which])
         predictions = predict_logits(arm.net, instantiate(cfg.student.call), data.loader("test", whole=True), data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,25 @@ def build_arm(name: str, kind: Any, folders: Iterable[Path], cost: Cost) -> Arm:
     return Arm(name, kind, [read_run(folder, name) for folder in folders], cost)
 
 
-def build_comparison(arms: list[Arm], data: KDDataModule, cfg: DictConfig, reference: str | None) -> Comparison:
-    """The comparison of arms on the data's test split, with its pictures."""
+def build_comparison(
+    arms: list[Arm],
+    data: KDDataModule,
+    cfg: DictConfig,
+    reference: str | None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> Comparison:
+    """The comparison of arms on the data's test split, with its pictures.
+
+    Args:
+        arms: Teacher and students.
+        data: Prepared data.
+        cfg: Settings of the comparison.
+        reference: Name of the student trained alone.
+        pairs: (arm, reference) that are tested; None: every student against ``reference``.
+    """
     size = len(data.split.test)
     pictures = data.read("test", torch.arange(size)) if data.image_size is not None and size <= 20_000 else None
-    return compare(arms, data.class_names, reference, images=pictures, alpha=cfg.compare.alpha)
+    return compare(arms, data.class_names, reference, images=pictures, alpha=cfg.compare.alpha, pairs=pairs)
 
 
 def show(comparison: Comparison, folder: Path, cfg: DictConfig) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.jobs._arm import FittedArm, arm_identity, fit_arm
 from kd_lightning.jobs._assemble import build_net
+from kd_lightning.jobs._lock import exclusive
 from kd_lightning.schema import Config
 
 log = logging.getLogger("kd_lightning")
@@ -24,7 +27,7 @@ def teacher_cfg(cfg: DictConfig) -> DictConfig:
     # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
     plain["student"] = {key: plain["teacher"][key] for key in plain["student"]}
     plain["method"] = fit.pop("method", plain["method"])
-    plain.update(seed=cfg.teacher.seed, seeds=None, ckpt_path=None)
+    plain.update(seed=cfg.teacher.seed, seeds=None, ckpt_path=None, protocol="validation")
     plain["data"].pop("views", None)  # how often the student sees a view is not the teacher's business
     merged = OmegaConf.merge(OmegaConf.structured(Config), plain, fit)
     assert isinstance(merged, DictConfig)
@@ -44,5 +47,10 @@ def obtain_teacher(cfg: DictConfig, data: KDDataModule) -> tuple[nn.Module, Fitt
         return net.eval(), None
     own = teacher_cfg(cfg)
     folder = Path(cfg.teacher.store) / f"{cfg.teacher.name}-{arm_identity(own, data, None)}"
-    arm = fit_arm(own, folder, data, label=f"teacher {cfg.teacher.name}", kind="teacher")
+    label = f"teacher {cfg.teacher.name}"
+    lock = folder.parent / f".{folder.name}.lock"
+    # Jobs that start together train one teacher. The other ranks of a distributed training come with their first.
+    waiting = f"{label}: another process is training it; waiting ..."
+    with exclusive(lock, waiting=waiting) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
+        arm = fit_arm(own, folder, data, label=label, kind="teacher")
     return arm.net, arm

@@ -1,49 +1,66 @@
-"""``job=compare compare.runs=[<folder or glob>, ...]``: put finished runs side by side."""
+"""``job=compare runs=<folder or glob>``: put finished runs side by side."""
 
 from __future__ import annotations
 
 import glob
-from collections import defaultdict
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from kd_lightning.jobs._arms_found import FoundArm, find_arms
 from kd_lightning.jobs._assemble import build_data
-from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, read_record, show
+from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, show
 from kd_lightning.jobs._load import ARM, load_run
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Compare every training below the given folders; those of one model and method under several seeds are one arm."""
-    groups: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
-    for arm in _arm_folders(list(cfg.compare.runs) or ([cfg.run] if cfg.run else [])):
-        record = read_record(arm)
-        groups[record["kind"], record["model"], record["method"]].append(arm)
-    first = load_run(next(iter(groups.values()))[0])
-    data = build_data(first.cfg)
+    """Rank every training below the given folders; those that differ in the seed only are one arm.
+
+    The order is that of the validation metric, teachers first: the test split judges, it does not choose. Every student
+    is tested against the same student trained alone, where that is among them.
+    """
+    found = find_arms(_arm_folders(_patterns(cfg)))
+    data = build_data(load_run(found[0].folders[0]).cfg)
     arms = []
-    for (kind, model, method), folders in sorted(groups.items(), key=lambda item: item[0][0] != "teacher"):
-        loaded = load_run(folders[0])
-        name = f"teacher {model}" if kind == "teacher" else f"{model} {'alone' if kind == 'alone' else '+ ' + method}"
-        arms.append(build_arm(name, kind, folders, cost_of(loaded.net, data, loaded.folder, cfg)))
-    reference = next((arm.name for arm in arms if arm.kind == "alone"), None)
-    comparison = build_comparison(arms, data, cfg, reference)
-    show(comparison, folder, cfg)
+    for one in found:
+        loaded = load_run(one.folders[0])
+        arms.append(build_arm(one.name, one.kind, one.folders, cost_of(loaded.net, data, loaded.folder, cfg)))
+    pairs = [(one.name, base.name) for one in found if (base := _alone(one, found)) is not None]
+    reference = next((one.name for one in found if one.kind == "alone"), None)
+    show(build_comparison(arms, data, cfg, reference, pairs), folder, cfg)
+
+
+def _alone(arm: FoundArm, found: list[FoundArm]) -> FoundArm | None:
+    """The control of an arm: the same model trained alone, the first of several."""
+    if arm.kind == "teacher":
+        return None
+    controls = [one for one in found if one.kind == "alone" and one.model == arm.model]
+    return None if not controls or controls[0] is arm else controls[0]
+
+
+def _patterns(cfg: DictConfig) -> list[str]:
+    """What ``runs`` (or ``run``) asks for.
+
+    Raises:
+        ValueError: Where nothing was asked for.
+    """
+    asked = cfg.run if cfg.runs is None else cfg.runs
+    patterns = [asked] if isinstance(asked, str) else list(asked or [])
+    if not patterns:
+        raise ValueError("job=compare needs run folders, such as runs='outputs/digits_resnet/*' (or a list of them).")
+    return [str(pattern) for pattern in patterns]
 
 
 def _arm_folders(patterns: list[str]) -> list[Path]:
     """Folders of finished trainings at or below the patterns.
 
     Raises:
-        ValueError: Where nothing was asked for.
         FileNotFoundError: Where a pattern leads to none.
     """
-    if not patterns:
-        raise ValueError("job=compare needs run folders: compare.runs=['outputs/digits_resnet/*'].")
     found: list[Path] = []
     for pattern in patterns:
-        below = [p.parent for match in glob.glob(pattern) for p in sorted(Path(match).rglob(ARM))]
+        below = [p.parent for match in glob.glob(pattern, recursive=True) for p in sorted(Path(match).rglob(ARM))]
         if not below:
-            raise FileNotFoundError(f"compare.runs: no finished training at or below '{pattern}'.")
+            raise FileNotFoundError(f"runs: no finished training at or below '{pattern}'.")
         found.extend(below)
     return list(dict.fromkeys(found))

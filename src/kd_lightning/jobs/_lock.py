@@ -1,0 +1,48 @@
+"""Locks between processes, also of machines that share a folder: what one trains, the others wait for or leave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks, so no two processes on one study or teacher store
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("kd_lightning")
+
+
+@contextmanager
+def exclusive(path: Path, wait: bool = True, waiting: str = "") -> Iterator[bool]:
+    """Hold the lock of a file; it ends with the block, or with the process however that ends.
+
+    Args:
+        path: The lock file; made where it is absent, and left there.
+        wait: Wait until another holder is done; False: give up at once.
+        waiting: What to log before waiting.
+
+    Yields:
+        Whether the lock is held.
+    """
+    if fcntl is None:
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                yield False
+                return
+            if waiting:
+                log.info(waiting)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield True
+        finally:
+            # Said aloud: a data worker that was forked meanwhile has the file open too, and would hold the lock.
+            fcntl.flock(handle, fcntl.LOCK_UN)
