@@ -63,7 +63,7 @@ def stored_teacher(
         provide(plan, cfg, mode, reads=_rows_to_read(cfg, data, trainings))
     except CacheError as why:
         if mode != "auto":
-            raise ValueError(f"teacher.cache={mode}: {why}") from None
+            raise ValueError(f"teacher.cache={mode}: {why}. {why.remedy}") from None
         log.info(f"teacher cache: not used, the teacher runs in every step: {why}")
         return role, example
     data.signals = StoredSignals(plan.store, plan.signals, role.name, one_view=plan.one_view)
@@ -90,7 +90,8 @@ def provide(plan: Plan, cfg: DictConfig, mode: str, reads: int) -> None:
     if stale and mode == "read":
         raise CacheError(
             f"{', '.join(stale)} in {plan.store.folder} are not what the teacher gives now (its code may have changed"
-            " since): remove that folder and write anew with job=cache."
+            " since)",
+            "Remove that folder and write anew with job=cache.",
         )
     for name in stale:
         log.warning(f"teacher cache: {name} in {plan.store.folder} is not what the teacher gives now: written anew.")
@@ -104,15 +105,15 @@ def provide(plan: Plan, cfg: DictConfig, mode: str, reads: int) -> None:
         return
     if mode == "read":
         raise CacheError(
-            f"{len(faults)} of {plan.files} files are missing or damaged. {next(iter(faults.values()))} Write them with"
-            " job=cache and otherwise the same command, or set teacher.cache=auto."
+            f"{len(faults)} of {plan.files} files are missing or damaged. {next(iter(faults.values()))}",
+            "Write them with job=cache and otherwise the same command, or set teacher.cache=auto.",
         )
     _check_room(plan, cfg, faults)
     rows = plan.rows(faults)
     if mode == "auto" and reads <= rows:
         raise CacheError(
-            f"{reads:,} rows would be read and {rows:,} written first. It pays with more seeds, or with views that come"
-            f" again: teacher.views={max(1, plan.views // 10)}, say."
+            f"{reads:,} rows would be read and {rows:,} written first. (It pays with several seeds, or with views that"
+            f" come again: teacher.views={max(1, plan.views // 10)}, say)"
         )
     seconds = plan.seconds(rows)
     log.info(
@@ -131,9 +132,9 @@ def _check_room(plan: Plan, cfg: DictConfig, faults: dict[Place, str]) -> None:
         return
     why = f"teacher.max_gb={cfg.teacher.max_gb:g}" if size > limit else f"the {_size(free)} that are free in {folder}"
     raise CacheError(
-        f"{plan.what} would take {_size(size)}, more than {why}. Raise teacher.max_gb or make room, or store less:"
-        f" fewer teacher.views (now {plan.views}), teacher.topk for many classes, a method that asks for smaller"
-        " signals; or teacher.cache=off."
+        f"{plan.what} would take {_size(size)}, more than {why}",
+        f"Raise teacher.max_gb or make room, or store less: fewer teacher.views (now {plan.views}), teacher.topk for"
+        " many classes, a method that asks for smaller signals; or set teacher.cache=off.",
     )
 
 

@@ -23,7 +23,16 @@ _AUTOCAST = {"32-true": None, "32": None, "bf16-mixed": torch.bfloat16, "16-mixe
 
 
 class CacheError(Exception):
-    """Why signals cannot be stored or are not there; in auto mode the reason to stay live."""
+    """Why signals cannot be stored or are not there; in auto mode the reason to stay live.
+
+    Args:
+        why: A clause that says what stands against it.
+        remedy: A sentence that says what to do where the cache was demanded.
+    """
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        super().__init__(why)
+        self.remedy = remedy
 
 
 class LiveTeacher:
@@ -42,8 +51,9 @@ class LiveTeacher:
     def __init__(self, cfg: DictConfig, data: KDDataModule, role: Role, names: dict[str, str]) -> None:
         if str(cfg.trainer.precision) not in _AUTOCAST:
             raise CacheError(
-                f"trainer.precision={cfg.trainer.precision} converts the teacher itself; what it gives then is not"
-                f" stored. Set teacher.cache=off, or one of {', '.join(_AUTOCAST)}."
+                f"trainer.precision={cfg.trainer.precision} converts the teacher itself, and what it gives then is not"
+                " stored",
+                f"Set teacher.cache=off, or a precision of {', '.join(_AUTOCAST)}.",
             )
         self.data, self.role, self.names = data, role, dict(names)
         self.device = accelerator(cfg)
@@ -59,16 +69,21 @@ class LiveTeacher:
 
     def __call__(self, raw: dict[str, Any]) -> dict[str, Tensor]:
         """Values by name in the store, for a raw batch."""
-        batch = self.data.ready(raw, self.device)
+        values = self.run(self.data.ready(raw, self.device))
+        return {stored: values[name] for name, stored in self.names.items()}
+
+    def run(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Signals on a batch that is ready and on the device."""
         if self.channels_last and batch["image"].dim() == 4:
             self.role.net.to(memory_format=torch.channels_last)
-            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
-        context: AbstractContextManager[Any] = nullcontext()
-        if self.autocast is not None:
-            context = torch.autocast(self.device.type, dtype=self.autocast)
-        with context:
-            values = self.role(batch)
-        return {stored: values[name] for name, stored in self.names.items()}
+            batch = {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
+        with self.precision():
+            signals: dict[str, Any] = self.role(batch)
+        return signals
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The trainer's autocast."""
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, dtype=self.autocast)
 
 
 def accelerator(cfg: DictConfig) -> torch.device:

@@ -117,7 +117,7 @@ class Plan:
             fill(self.store, faults, self.teacher, self.teacher.data.replay, self.batch_size)
         left = self.faults()
         if left:
-            raise CacheError(f"writing failed: {next(iter(left.values()))}")
+            raise CacheError(f"writing failed: {next(iter(left.values()))}", "Try once more, or set teacher.cache=off.")
 
 
 def make_plan(
@@ -167,20 +167,25 @@ def _check(cfg: DictConfig, data: KDDataModule, asked: Sequence[Reference]) -> N
         name = str(cfg.method.rollout._target_).rpartition(".")[2]
         raise CacheError(
             f"the method {cfg.method.name} changes the batch ({name}), so that the teacher sees other inputs than those"
-            " of the data: it has to run. Set teacher.cache=auto or off."
+            " of the data",
+            "Set teacher.cache=auto or off.",
         )
     classes = data.num_classes or 0
     if cfg.teacher.topk is not None and cfg.teacher.topk < classes and any(r.name == "logits" for r in asked):
         raise CacheError(
             f"the method {cfg.method.name} asks for all teacher.logits, but teacher.topk={cfg.teacher.topk} keeps"
-            f" {cfg.teacher.topk} of {classes}: set teacher.topk=null, or take a method for the top k (sparse_kl)."
+            f" {cfg.teacher.topk} of {classes}",
+            "Set teacher.topk=null, or take a method for the top k (sparse_kl).",
         )
 
 
 def _signal(name: str, stored: str, value: Any, batch: int, dtype: str) -> Signal:
     if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != batch:
         shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise CacheError(f"teacher.{name} has no row for each of the {batch} samples of a batch, but {shape}.")
+        raise CacheError(
+            f"teacher.{name} has no row for each of the {batch} samples of a batch, but {shape}",
+            "Tap a place whose first dimension is the batch, or set teacher.cache=off.",
+        )
     kind = _STORED[dtype] if value.is_floating_point() else torch.int32 if name == "topk_indices" else value.dtype
     return Signal(stored, tuple(value.shape[1:]), kind, value.dtype)
 
@@ -204,5 +209,5 @@ def planned_epochs(cfg: DictConfig, batches: int) -> int:
     by_steps = -1 if steps < 0 else -(-steps * cfg.trainer.accumulate_grad_batches // max(1, batches))
     given = [value for value in (epochs, by_steps) if value >= 0]
     if not given:
-        raise CacheError("the training has no end to plan for: set trainer.max_epochs.")
+        raise CacheError("the training has no end to plan for", "Set trainer.max_epochs.")
     return 1 if cfg.trainer.fast_dev_run else min(given)

@@ -55,7 +55,7 @@ def _remove_if_damaged(store: Store, place: Place) -> None:
     except FileNotFoundError:
         pass
     except DamagedShardError as error:
-        log.warning(f"teacher cache: {error} It is written anew.")
+        log.warning(f"teacher cache: {error}; it is written anew.")
         store.path(place).unlink(missing_ok=True)
 
 

@@ -54,7 +54,7 @@ def open_shard(path: Path, identity: Mapping[str, str]) -> Tensor:
         DamagedShardError: It is damaged, or not of this identity; names the file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}.")
+        raise FileNotFoundError(f"There is no {path}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -64,12 +64,12 @@ def open_shard(path: Path, identity: Mapping[str, str]) -> Tensor:
     checksum = metadata.pop("sha256", None)
     if metadata != dict(identity):
         different = sorted(key for key in {*metadata, *identity} if metadata.get(key) != identity.get(key))
-        raise DamagedShardError(f"{path} belongs to something else: its {', '.join(different)} differs.")
+        raise DamagedShardError(f"{path} belongs to something else: its {', '.join(different)} differs")
     stat = path.stat()
     seen = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
     if seen not in _CHECKED:
         if checksum != _checksum(rows, identity):
-            raise DamagedShardError(f"{path} is damaged: its checksum is wrong.")
+            raise DamagedShardError(f"{path} is damaged: its checksum is wrong")
         _CHECKED.add(seen)
     return rows
 
