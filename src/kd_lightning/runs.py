@@ -54,6 +54,11 @@ def write_status(folder: Path, **changes: Any) -> None:
     write_json(folder / STATUS, {**read_status(folder), **changes})
 
 
+def is_main_process() -> bool:
+    """Whether this is the process that the user started, not one that a DDP launcher added to it."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+
+
 def owner() -> dict[str, Any]:
     """This process, for telling a live run from a dead one."""
     return {"host": socket.gethostname(), "pid": os.getpid()}

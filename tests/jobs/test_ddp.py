@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -32,10 +33,10 @@ def test_two_processes_equal_one(tmp_path):
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-3, atol=1e-4)
 
 
-def test_spawned_processes_finish_a_pipeline(tmp_path):
-    text = kd(
-        *["job=pipeline", "trainer=ddp_spawn", "trainer.accelerator=cpu", "trainer.devices=2", "export.formats=[]"],
-        cwd=tmp_path,
-    )
-    assert "student + kd" in text
-    assert list(tmp_path.rglob("report.html"))
+@pytest.mark.parametrize("trainer", ["ddp", "ddp_spawn"])
+def test_a_pipeline_says_everything_once(tmp_path, trainer):
+    arguments = ["job=pipeline", f"trainer={trainer}", "trainer.accelerator=cpu", "trainer.devices=2"]
+    text = kd(*arguments, "export.formats=[]", cwd=tmp_path)
+    for line in ("kd_lightning 0", "Plan:", "student alone, seed 0: training", "Agreement with teacher", "Report:"):
+        assert text.count(line) == 1, text
+    assert len(list(tmp_path.rglob("report.html"))) == 1

@@ -17,7 +17,7 @@ from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, 
 from kd_lightning.jobs._export import export_student
 from kd_lightning.jobs._teacher import obtain_teacher
 from kd_lightning.report.results import Arm, Comparison, Run
-from kd_lightning.runs import write_status
+from kd_lightning.runs import is_main_process, write_status
 
 log = logging.getLogger("kd_lightning")
 
@@ -28,7 +28,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
     """The whole way; returns the distilled student's mean value of ``metrics.monitor`` on validation."""
     check_targets(cfg)
     data = build_data(cfg)
-    data.save_split(folder)
+    if is_main_process():
+        data.save_split(folder)
     seeds = list(cfg.seeds) if cfg.seeds is not None else [cfg.seed]
     arms = ["teacher"] + [f"{cfg[m].name} {s}" for s in seeds for m in ("baseline", "method") if cfg[m] is not None]
     log.info(f"Plan: {len(arms)} trainings (teacher, then student {cfg.student.name} with seeds {seeds})")
@@ -46,12 +47,15 @@ def run(cfg: DictConfig, folder: Path) -> float:
             arm = fit_arm(own, target, data, net, f"{name}, seed {seed}", kind, trainings=len(seeds))
             fitted.setdefault(name, []).append(arm)
 
+    validation = sum(_validation(arm, cfg) for arm in fitted[distilled_name]) / len(seeds)
+    if not is_main_process():
+        return validation
     comparison = _compare(cfg, folder, data, fitted, (teacher, teacher_arm))
     chosen = max(fitted[distilled_name], key=lambda arm: _validation(arm, cfg))
     write_status(folder, student=str(chosen.folder.relative_to(folder)))
     show(comparison, folder, cfg)
     export_student(chosen, data, folder / "export", cfg)
-    return sum(_validation(arm, cfg) for arm in fitted[distilled_name]) / len(seeds)
+    return validation
 
 
 def _with_method(cfg: DictConfig, method: DictConfig, seed: int) -> DictConfig:
