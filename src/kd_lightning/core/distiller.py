@@ -19,6 +19,7 @@ from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.rollouts import Rollout
 from kd_lightning.core.schedules import Progress
+from kd_lightning.core.speed import fused
 from kd_lightning.core.terms import Objective, Stage, param_groups, shape_of
 
 # How often the accumulated losses are looked at for nan: a look is a synchronisation on a GPU.
@@ -263,7 +264,17 @@ class Distiller(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One group per trainable role, then the losses' own."""
         roles = [{"params": [p for p in r.parameters() if p.requires_grad]} for r in self.roles.trainable.values()]
-        return configure([*roles, *param_groups(self.objective)], self._optimizer, self._scheduler)
+        # Lightning refuses to clip the gradients of a fused optimiser under mixed precision.
+        clipped = self._trainer is not None and self._trainer.gradient_clip_val
+        optimizer = self._optimizer if clipped else fused(self._optimizer)
+        return configure([*roles, *param_groups(self.objective)], optimizer, self._scheduler)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As a module does it, but for the name that Lightning writes around every hook, forty times a step."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     # -- validation and test -------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class Role(nn.Module):
         self.trainable = trainable
         self.precision = precision
         self.taps = Taps(net, (), name)
+        self._found: dict[str, nn.Module] = {}
         if not trainable:
             self.requires_grad_(False)
             self.eval()
@@ -64,7 +65,7 @@ class Role(nn.Module):
         places = self.aliases.get(reference.name, reference.name)
         if reference.name not in self.aliases:
             try:
-                find_module(self.net, places.partition(":")[0], self.name)  # type: ignore[union-attr]
+                self._module(reference.name)
             except ValueError as error:
                 known = ", ".join([*self.call.provides, *self.aliases])
                 raise ValueError(f"{error}. Signals and aliases of {self.name}: {known}") from None
@@ -75,6 +76,13 @@ class Role(nn.Module):
         if not -len(places) <= reference.index < len(places):
             raise ValueError(f"{reference}: {self.name} has {len(places)} of '{reference.name}'")
         return places[reference.index]
+
+    def _module(self, spec: str) -> nn.Module:
+        """The submodule of a tap, looked for once: this is asked in every step, and a search walks the whole net."""
+        path = spec.partition(":")[0]
+        if path not in self._found:
+            self._found[path] = find_module(self.net, path, self.name)
+        return self._found[path]
 
     def listen(self, references: Iterable[Reference]) -> None:
         """Set the taps that these references need; replaces those set before."""
@@ -107,7 +115,7 @@ class Role(nn.Module):
         places = self.places(reference)
         if reference.flag == "module":
             paths = [places] if isinstance(places, str) else list(places)
-            modules = [find_module(self.net, path.partition(":")[0], self.name) for path in paths]
+            modules = [self._module(path) for path in paths]
             return modules[0] if isinstance(places, str) else modules
         if isinstance(places, tuple):
             values = [signals[place] for place in places]

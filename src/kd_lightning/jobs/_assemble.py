@@ -19,10 +19,12 @@ from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.metrics import Evaluation
 from kd_lightning.core.optim import Scheduler
 from kd_lightning.core.roles import Role, Roles
+from kd_lightning.core.speed import NoProfiler, keep_memory
 from kd_lightning.core.terms import Objective, Stage, Term
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.data.sampler import count_views
 from kd_lightning.jobs._cache import stored_teacher
+from kd_lightning.jobs._precision import settle_precision
 from kd_lightning.jobs._taps import match_stages, propose_aliases
 from kd_lightning.models.fold import fold_batchnorm
 from kd_lightning.teachers.topk import TopKCall
@@ -157,6 +159,7 @@ def build_distiller(
         roles.append(build_teacher(cfg, objective, teacher, example))
     for role in roles:
         _check_classes(role, example, cfg)
+    settle_precision(cfg, student, example)
     references = [reference for term in objective for reference in term.references()]
     match_stages(roles, references, {role.name: cfg[role.name].taps for role in roles})
     if teacher is not None:
@@ -238,11 +241,14 @@ def build_trainer(cfg: DictConfig, folder: Path, label: str, kind: str) -> pl.Tr
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=cfg.trainer.ema))
     if cfg.method.stages and options["strategy"] in ("ddp", "ddp_spawn"):
         options["strategy"] += "_find_unused_parameters_true"  # a stage leaves out parts of the student
+    keep_memory()
+    plain: dict[str, Any] = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in options.items()}
     return pl.Trainer(
-        **{k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in options.items()},
+        **plain,
         callbacks=callbacks,
         logger=[CSVLogger(folder, name="logs"), *build_loggers(cfg, folder, label, kind)],
         default_root_dir=str(folder),
+        profiler=NoProfiler(),
         use_distributed_sampler=False,  # the sampler of the data knows ranks itself
     )
 
