@@ -24,6 +24,7 @@ from kd_lightning.core.terms import Objective, Stage, Term
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.data.sampler import count_views
 from kd_lightning.jobs._cache import stored_teacher
+from kd_lightning.jobs._placement import place_teacher
 from kd_lightning.jobs._precision import settle_precision
 from kd_lightning.jobs._taps import match_stages, propose_aliases
 from kd_lightning.models.fold import fold_batchnorm
@@ -163,7 +164,10 @@ def build_distiller(
     references = [reference for term in objective for reference in term.references()]
     match_stages(roles, references, {role.name: cfg[role.name].taps for role in roles})
     if teacher is not None:
-        roles[1], example = stored_teacher(cfg, data, roles[1], teacher, references, example, trainings)
+        live = roles[1]
+        roles[1], example = stored_teacher(cfg, data, live, teacher, references, example, trainings)
+        if cfg.teacher.placement is not None:
+            place_teacher(cfg, data, live, roles[0], example, cached=roles[1] is not live)
     rollout = instantiate(cfg.method.rollout)
     if hasattr(rollout, "attach"):
         rollout.attach(data)
