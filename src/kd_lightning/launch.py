@@ -69,7 +69,7 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """One log line a fact: Lightning's loggers also have a handler of their own."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).propagate = False
@@ -88,7 +88,7 @@ def launch(cfg: DictConfig) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if not is_main_process():  # started by Lightning's DDP launcher: the first process speaks for all
         log.setLevel(logging.ERROR)
-        _quieten()
+        quieten()
         return importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(cfg, folder)
     log.info(f"kd_lightning {__version__} · {cfg.job} · {cfg.name} → {_short(folder)}")
     before = read_status(folder)
@@ -101,7 +101,7 @@ def launch(cfg: DictConfig) -> Any:
         log.info("No unfinished run of this configuration: starting a new one.")
     log.info("Loading PyTorch and Lightning ...")
     started = time.perf_counter()
-    _quieten()
+    quieten()
     write_status(folder, state="running", job=cfg.job, fingerprint=fingerprint(cfg), **owner())
     try:
         result = importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(cfg, folder)

@@ -26,6 +26,7 @@ class FoundArm:
         name: What the tables call it.
         kind: ``teacher``, ``alone`` or ``distilled``.
         model: Name of the net.
+        control: Whether it is the student alone that others are tested against.
         settings: Dotted settings, without the seed.
         folders: One for each seed.
         validation: Mean of the monitored metric over the seeds, larger is better; -inf where there is none.
@@ -34,6 +35,7 @@ class FoundArm:
     name: str
     kind: str
     model: str
+    control: bool
     settings: dict[str, Any]
     folders: list[Path] = field(default_factory=list)
     validation: float = float("-inf")
@@ -54,7 +56,7 @@ def find_arms(folders: Iterable[Path]) -> list[FoundArm]:
         if (key, record["seed"]) in taken:
             continue
         taken.add((key, record["seed"]))
-        arm = arms.setdefault(key, FoundArm(_name(record), record["kind"], record["model"], settings))
+        arm = arms.setdefault(key, FoundArm(_name(record), record["kind"], record["model"], _control(record), settings))
         arm.folders.append(folder)
         seen.setdefault(key, []).append(_validation(record, settings))
     for key, values in seen.items():
@@ -68,7 +70,12 @@ def _name(record: Mapping[str, Any]) -> str:
     model, method = record["model"], record["method"]
     if record["kind"] == "teacher":
         return f"teacher {model}"
-    return f"{model} alone" if record["kind"] == "alone" and method == "ce" else f"{model} + {method}"
+    return f"{model} alone" if _control(record) else f"{model} + {method}"
+
+
+def _control(record: Mapping[str, Any]) -> bool:
+    """The student alone of a pipeline or study; without a teacher there are other methods too."""
+    return record["kind"] == "alone" and str(record["label"]).startswith("student alone")
 
 
 def _validation(record: Mapping[str, Any], settings: Mapping[str, Any]) -> float:

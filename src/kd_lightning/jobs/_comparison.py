@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kd_lightning.data.module import KDDataModule
-from kd_lightning.jobs._assemble import build_loggers
+from kd_lightning.jobs._arm import FittedArm, predict_logits
+from kd_lightning.jobs._assemble import build_loggers, build_role
 from kd_lightning.jobs._load import ARM
 from kd_lightning.report.html import write_reports
 from kd_lightning.report.measure import count_parameters, flops, latency
@@ -85,6 +86,27 @@ def cost_of(net: nn.Module, data: KDDataModule, folder: Path | None, cfg: DictCo
 def build_arm(name: str, kind: Any, folders: Iterable[Path], cost: Cost) -> Arm:
     """An arm of several seeds."""
     return Arm(name, kind, [read_run(folder, name) for folder in folders], cost)
+
+
+def build_teacher_arm(cfg: DictConfig, folder: Path, data: KDDataModule, net: nn.Module, arm: FittedArm | None) -> Arm:
+    """The teacher as an arm; one that was not trained here is measured now.
+
+    Args:
+        cfg: The whole configuration.
+        folder: The run's folder, for the predictions.
+        data: Prepared data.
+        net: The teacher's net.
+        arm: Where it was trained, here or before; else None.
+    """
+    if arm is not None:
+        return build_arm("teacher", "teacher", [arm.folder], cost_of(net, data, arm.folder, cfg))
+    role = build_role("teacher", cfg.teacher, net, {}, trainable=False)
+    found = predict_logits(net, role.call, data.loader("test", whole=True), data)
+    place = folder / "teacher"
+    place.mkdir(exist_ok=True)
+    save_file(found, place / "test.safetensors")
+    run = Run("teacher", cfg.teacher.seed, str(place), found["logits"], found["target"], found["index"])
+    return Arm("teacher", "teacher", [run], cost_of(net, data, None, cfg))
 
 
 def build_comparison(

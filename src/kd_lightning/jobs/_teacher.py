@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -15,6 +14,7 @@ from kd_lightning.data.module import KDDataModule
 from kd_lightning.jobs._arm import FittedArm, arm_identity, fit_arm
 from kd_lightning.jobs._assemble import build_net
 from kd_lightning.jobs._lock import exclusive
+from kd_lightning.runs import is_main_process
 from kd_lightning.schema import Config
 
 log = logging.getLogger("kd_lightning")
@@ -49,8 +49,8 @@ def obtain_teacher(cfg: DictConfig, data: KDDataModule) -> tuple[nn.Module, Fitt
     folder = Path(cfg.teacher.store) / f"{cfg.teacher.name}-{arm_identity(own, data, None)}"
     label = f"teacher {cfg.teacher.name}"
     lock = folder.parent / f".{folder.name}.lock"
-    # Jobs that start together train one teacher. The other ranks of a distributed training come with their first.
+    # Jobs that start together train one teacher. The ranks of a distributed training follow their first.
     waiting = f"{label}: another process is training it; waiting ..."
-    with exclusive(lock, waiting=waiting) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
+    with exclusive(lock, waiting=waiting) if is_main_process() else nullcontext():
         arm = fit_arm(own, folder, data, label=label, kind="teacher")
     return arm.net, arm

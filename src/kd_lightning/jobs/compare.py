@@ -26,7 +26,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         loaded = load_run(one.folders[0])
         arms.append(build_arm(one.name, one.kind, one.folders, cost_of(loaded.net, data, loaded.folder, cfg)))
     pairs = [(one.name, base.name) for one in found if (base := _alone(one, found)) is not None]
-    reference = next((one.name for one in found if one.kind == "alone"), None)
+    reference = next((one.name for one in found if one.control), None)
     show(build_comparison(arms, data, cfg, reference, pairs), folder, cfg)
 
 
@@ -34,7 +34,7 @@ def _alone(arm: FoundArm, found: list[FoundArm]) -> FoundArm | None:
     """The control of an arm: the same model trained alone, the first of several."""
     if arm.kind == "teacher":
         return None
-    controls = [one for one in found if one.kind == "alone" and one.model == arm.model]
+    controls = [one for one in found if one.control and one.model == arm.model]
     return None if not controls or controls[0] is arm else controls[0]
 
 

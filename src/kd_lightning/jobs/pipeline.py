@@ -7,16 +7,16 @@ import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
-from safetensors.torch import save_file
+from torch import nn
 
 from kd_lightning.data.module import KDDataModule
-from kd_lightning.jobs._arm import FittedArm, fit_arm, predict_logits
-from kd_lightning.jobs._assemble import build_data, build_role
+from kd_lightning.jobs._arm import FittedArm, fit_arm
+from kd_lightning.jobs._assemble import build_data
 from kd_lightning.jobs._check import check_targets
-from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, show
+from kd_lightning.jobs._comparison import build_arm, build_comparison, build_teacher_arm, cost_of, show
 from kd_lightning.jobs._export import export_student
 from kd_lightning.jobs._teacher import obtain_teacher
-from kd_lightning.report.results import Arm, Comparison, Run
+from kd_lightning.report.results import Comparison
 from kd_lightning.runs import is_main_process, write_status
 
 log = logging.getLogger("kd_lightning")
@@ -75,20 +75,15 @@ def _validation(arm: FittedArm, cfg: DictConfig) -> float:
 
 
 def _compare(
-    cfg: DictConfig, folder: Path, data: KDDataModule, fitted: dict[str, list[FittedArm]], teacher: tuple
+    cfg: DictConfig,
+    folder: Path,
+    data: KDDataModule,
+    fitted: dict[str, list[FittedArm]],
+    teacher: tuple[nn.Module, FittedArm | None],
 ) -> Comparison:
     """Teacher, student alone and distilled student on the test split."""
     log.info("Comparing on the test split ...")
-    net, arm = teacher
-    if arm is None:  # loaded or pretrained: measured here
-        role = build_role("teacher", cfg.teacher, net, {}, trainable=False)
-        predictions = predict_logits(net, role.call, data.loader("test", whole=True), data)
-        (folder / "teacher").mkdir(exist_ok=True)
-        save_file(predictions, folder / "teacher" / "test.safetensors")
-        runs = [Run("teacher", cfg.teacher.seed, str(folder / "teacher"), **predictions)]
-        arms = [Arm("teacher", "teacher", runs, cost_of(net, data, None, cfg))]
-    else:
-        arms = [build_arm("teacher", "teacher", [arm.folder], cost_of(net, data, arm.folder, cfg))]
+    arms = [build_teacher_arm(cfg, folder, data, *teacher)]
     for name, group in fitted.items():
         cost = cost_of(group[0].net, data, group[0].folder, cfg)
         arms.append(build_arm(name, group[0].record["kind"], [a.folder for a in group], cost))

@@ -1,0 +1,98 @@
+"""What a study tells beside the comparison: which weights were chosen, and what the training cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kd_lightning.jobs._comparison import read_record
+from kd_lightning.jobs._study import Study
+from kd_lightning.report import format as fmt
+from kd_lightning.report.stats import summarise
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WHICH = {
+    "last": "Top-1, last epoch (%)",
+    "best": "Top-1, best on validation (%)",
+    "best_on_test": "Top-1, best on test (paper protocol) (%)",
+}
+
+
+def study_numbers(study: Study) -> dict[str, Any]:
+    """Per arm, teacher first: the seeds, top-1 on test of each choice of weights, seconds and joules of each seed."""
+    rows: dict[str, Any] = {}
+    if study.teacher_arm is not None:
+        rows["teacher"] = _row([study.teacher_arm.record], [str(study.teacher_arm.folder)])
+    for name in dict.fromkeys(cell.arm for cell in study.cells):
+        done = [cell for cell in study.cells if cell.arm == name and cell.done]
+        if done:
+            rows[name] = _row([read_record(cell.folder) for cell in done], [str(cell.folder) for cell in done])
+    return rows
+
+
+def _row(records: Sequence[dict[str, Any]], folders: list[str]) -> dict[str, Any]:
+    top1 = {
+        which: [record["test"][which]["top1"] for record in records]
+        for which in WHICH
+        if all(which in record["test"] for record in records)
+    }
+    return {
+        "seeds": [record["seed"] for record in records],
+        "cells": folders,
+        "epochs": [record["epochs"] for record in records],
+        "validation": [next(iter(record["validation"].values())) for record in records],
+        "test_top1": top1,
+        "train_seconds": [record["train_seconds"] for record in records],
+        "energy_joules": [record.get("energy_joules") for record in records],
+    }
+
+
+def study_table(rows: dict[str, Any]) -> Table:
+    """For rich: one row per arm."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [which for which in WHICH if any(which in row["test_top1"] for row in rows.values())]
+    table = Table(title="Choice of weights, and what the training cost (per seed)", title_style="bold")
+    table.title_justify, table.box, table.pad_edge = "left", box.SIMPLE_HEAD, False
+    table.add_column("Arm", overflow="fold")
+    for title in [*(WHICH[which] for which in shown), "Epochs", "Training time", "Energy"]:
+        table.add_column(title, justify="right", overflow="fold")
+    for name, row in rows.items():
+        scores = [row["test_top1"].get(which) for which in shown]
+        cells = [fmt.with_sd(summarise(values)) if values else fmt.DASH for values in scores]
+        epochs = f"{sum(row['epochs']) / len(row['epochs']):.4g}"
+        seconds = sum(row["train_seconds"]) / len(row["train_seconds"])
+        table.add_row(*map(Text, [name, *cells, epochs, fmt.seconds(seconds), _energy(row)]))
+    return table
+
+
+def _energy(row: dict[str, Any]) -> str:
+    joules = [value for value in row["energy_joules"] if value is not None]
+    return f"{sum(joules) / len(joules):,.0f} J" if joules else "not measured"
+
+
+def cost_sentence(rows: dict[str, Any]) -> str:
+    """The whole in one line."""
+    seconds = {name: sum(row["train_seconds"]) for name, row in rows.items()}
+    count = sum(len(row["seeds"]) for name, row in rows.items() if name != "teacher")
+    students = sum(value for name, value in seconds.items() if name != "teacher")
+    teacher = f"the teacher {fmt.seconds(seconds['teacher'])} once for all" if "teacher" in rows else "no teacher"
+    return f"Cost: {count} students {fmt.seconds(students)} in all, {teacher}."
+
+
+def teacher_check(rows: dict[str, Any], teacher_top1: float, alone: str) -> str | None:
+    """A warning where the teacher is not better than the student alone: there is little to learn from it."""
+    if alone not in rows:
+        return None
+    values = rows[alone]["test_top1"]["best"]
+    mean = sum(values) / len(values)
+    if teacher_top1 > mean:
+        return None
+    return (
+        f"The teacher ({100 * teacher_top1:.1f} %) is not better than the student alone ({100 * mean:.1f} %): a gain"
+        " from it is not to be expected. Train it longer, or take a larger one."
+    )
