@@ -11,6 +11,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+# What the framework looks for in every net; see kd_lightning.models.anatomy.
+PLACES = ("stem", "stages", "preacts", "preact_norms", "embedding", "head", "last_map")
+
 
 @dataclass
 class Role:
@@ -23,8 +26,8 @@ class Role:
     """Weights to start from: a run folder, a .safetensors, or a file that torch.load(weights_only=True) reads."""
     call: Any = field(default_factory=lambda: {"_target_": "kd_lightning.core.calls.TensorCall"})
     """How a batch becomes signals."""
-    taps: dict[str, Any] = field(default_factory=dict)
-    """Alias -> module path or list of them; replaces what the framework proposes (embedding, stages, ...)."""
+    taps: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(PLACES))
+    """Place -> module path or list of them, instead of what the framework proposes (null); more names with a +."""
 
 
 @dataclass
@@ -147,8 +150,19 @@ class Export:
     """The deployable student."""
 
     formats: list[str] = field(default_factory=lambda: ["onnx", "torch_export"])
+    """onnx, torch_export, onnx_int8, executorch, executorch_int8."""
     tolerance: float = 1e-3
     """Largest difference of logits from PyTorch on test data, relative to their largest magnitude."""
+    accuracy_drop: float = 0.02
+    """Largest loss of accuracy of an int8 file against PyTorch on test data, as a share of all samples."""
+    calibration: int = 256
+    """Training samples that decide the ranges of int8 activations."""
+    license: str | None = None
+    """Licence of the student for the model card, such as apache-2.0."""
+    teacher_license: str | None = None
+    """Licence of the teacher's weights for the model card."""
+    data_license: str | None = None
+    """Licence of the training data for the model card."""
 
 
 @dataclass
@@ -156,11 +170,40 @@ class Predict:
     """Answers for files."""
 
     backend: str = "onnx"
-    """onnx or torch_export."""
+    """Which exported file answers: onnx, torch_export, onnx_int8, executorch or executorch_int8."""
     top: int = 3
     """How many classes to show."""
     output: str | None = None
     """Also write the answers here (.csv or .jsonl)."""
+    batch_size: int = 64
+    """Pictures that go through the student at once."""
+
+
+@dataclass
+class Serve:
+    """The student behind HTTP (``job=serve``)."""
+
+    host: str = "127.0.0.1"
+    """127.0.0.1: this machine only; 0.0.0.0: every machine that can reach this one."""
+    port: int = 8000
+    backend: str = "onnx"
+    """Which exported file answers, as in ``predict``."""
+    batch_size: int = 16
+    """Most pictures that go through the student at once."""
+    timeout_ms: float = 2.0
+    """How long a picture waits for others to share its batch."""
+    request_timeout_s: float = 30.0
+    """A request that takes longer to arrive or to be taken up is refused."""
+    workers: int = 1
+    """Processes that run the student."""
+    max_mb: float = 10.0
+    """Largest picture file, in megabytes."""
+    max_pixels: int = 50_000_000
+    """Largest picture when unpacked, in pixels: what an archive bomb runs into."""
+    top: int = 3
+    """How many classes an answer names."""
+    teacher: bool = True
+    """Also serve the teacher, where this machine has it, for the page's comparison."""
 
 
 @dataclass
@@ -216,6 +259,7 @@ class Config:
     compare: Compare = field(default_factory=Compare)
     export: Export = field(default_factory=Export)
     predict: Predict = field(default_factory=Predict)
+    serve: Serve = field(default_factory=Serve)
     compile: bool = False
     """Compile teacher and student in place (torch.compile)."""
     select: str = "best"
