@@ -39,6 +39,7 @@ TINY_DATA = [
     "data.image_size=32",
     "data.num_classes=4",
     "data.batch_size=4",
+    "teacher.cache=off",
 ]
 # Plain SGD: a parameter moves exactly where it has a gradient.
 PLAIN = ["optimizer=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "scheduler=constant"]

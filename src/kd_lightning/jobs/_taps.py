@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -36,13 +36,13 @@ def propose_aliases(name: str, net: nn.Module, example: Any, taps: Mapping[str, 
         log.debug(f"{name}: {error}")
     if aliases.get("stages"):
         aliases.setdefault("last_map", aliases["stages"][-1])  # ViTs: the last tokens
-    aliases.update({str(k): v if isinstance(v, str) else tuple(v) for k, v in taps.items()})
+    aliases.update({str(k): v if isinstance(v, str) else tuple(v) for k, v in taps.items() if v is not None})
     if "stages" in aliases:
         aliases.setdefault("all_stages", aliases["stages"])
     return aliases
 
 
-def match_stages(roles: Sequence[Role], references: Iterable[Reference], own: Mapping[str, Collection[str]]) -> None:
+def match_stages(roles: Sequence[Role], references: Iterable[Reference], taps: Mapping[str, Mapping[str, Any]]) -> None:
     """Where the nets have different numbers of stages, keep as many as the shortest has: the last ones.
 
     Counted from the end, stages are equally far from the logits and mostly at the same resolution. What the
@@ -51,7 +51,7 @@ def match_stages(roles: Sequence[Role], references: Iterable[Reference], own: Ma
     Args:
         roles: All roles; their aliases are changed.
         references: Those of the objective; without one to stages there is nothing to match.
-        own: Role's name -> aliases that the configuration sets.
+        taps: Role's name -> the configuration's ``<role>.taps``.
     """
     counts = [len(r.aliases["stages"]) for r in roles if isinstance(r.aliases.get("stages"), tuple)]
     if not counts or min(counts) == max(counts) or not any(r.name in STAGE_WISE for r in references):
@@ -59,7 +59,7 @@ def match_stages(roles: Sequence[Role], references: Iterable[Reference], own: Ma
     for role in roles:
         for alias in STAGE_WISE:
             places = role.aliases.get(alias)
-            if alias in own[role.name] or not isinstance(places, tuple) or len(places) <= min(counts):
+            if not isinstance(places, tuple) or len(places) <= min(counts) or taps[role.name].get(alias) is not None:
                 continue
             role.aliases[alias] = places[-min(counts) :]
             if alias == "stages":
