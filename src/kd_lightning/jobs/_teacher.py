@@ -46,7 +46,7 @@ def obtain_teacher(cfg: DictConfig, data: KDDataModule) -> tuple[nn.Module, Fitt
         log.info(f"teacher {cfg.teacher.name}: {cfg.teacher.checkpoint or 'used as it is built'}")
         return net.eval(), None
     own = teacher_cfg(cfg)
-    folder = Path(cfg.teacher.store) / f"{cfg.teacher.name}-{arm_identity(own, data, None)}"
+    folder = teacher_folder(own, data)
     label = f"teacher {cfg.teacher.name}"
     lock = folder.parent / f".{folder.name}.lock"
     # Jobs that start together train one teacher. The ranks of a distributed training follow their first.
@@ -54,3 +54,8 @@ def obtain_teacher(cfg: DictConfig, data: KDDataModule) -> tuple[nn.Module, Fitt
     with exclusive(lock, waiting=waiting) if is_main_process() else nullcontext():
         arm = fit_arm(own, folder, data, label=label, kind="teacher")
     return arm.net, arm
+
+
+def teacher_folder(own: DictConfig, data: KDDataModule) -> Path:
+    """Where the teacher of such a configuration (see ``teacher_cfg``) lies, or will lie, in the store."""
+    return Path(own.teacher.store) / f"{own.teacher.name}-{arm_identity(own, data, None)}"
