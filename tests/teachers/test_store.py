@@ -116,11 +116,8 @@ def test_leftovers_of_dead_writers_are_removed_and_those_of_others_are_not(tmp_p
 
 
 def anonymous_kb():
-    return next(
-        int(line.split()[1])
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("RssAnon")
-    )
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the kinds of memory apart")

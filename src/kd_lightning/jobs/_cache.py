@@ -23,7 +23,11 @@ from kd_lightning.teachers.store import Place, StoredSignals
 
 log = logging.getLogger("kd_lightning")
 
-MODES = ("auto", "off", "read", "write")
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "cache": ("auto", "off", "read", "write"),
+    "cache_dtype": ("fp16", "bf16", "fp32"),
+    "placement": ("auto", None),
+}
 
 
 def stored_teacher(
@@ -53,8 +57,10 @@ def stored_teacher(
         ValueError: ``read`` or ``write`` is not possible; says why, and what to do.
     """
     mode = str(cfg.teacher.cache)
-    if mode not in MODES:
-        raise ValueError(f"teacher.cache={mode}: choose {', '.join(MODES)}.")
+    for name, known in CHOICES.items():
+        if cfg.teacher[name] not in known:
+            choices = ", ".join("null" if choice is None else choice for choice in known)
+            raise ValueError(f"teacher.{name}={cfg.teacher[name]}: choose {choices}.")
     asked = [r for r in references if r.scope == role.name and r.flag != "module"]
     if mode == "off" or not asked:
         return role, example
@@ -99,9 +105,7 @@ def provide(plan: Plan, cfg: DictConfig, mode: str, reads: int) -> None:
     if stale:
         faults = plan.faults()
     if not faults:
-        log.info(
-            f"teacher cache: reading {plan.what} from {plan.store.folder}, stored earlier: the teacher does not run"
-        )
+        log.info(f"teacher cache: reading {plan.what} stored earlier in {plan.store.folder}; the teacher does not run")
         return
     if mode == "read":
         raise CacheError(

@@ -140,10 +140,7 @@ def make_plan(
 
     Raises:
         CacheError: Something cannot be stored.
-        ValueError: An unknown ``teacher.cache_dtype``.
     """
-    if cfg.teacher.cache_dtype not in _STORED:
-        raise ValueError(f"teacher.cache_dtype={cfg.teacher.cache_dtype}: choose {', '.join(_STORED)}.")
     _check(cfg, data, asked)
     role.listen(asked)
     found = [role.places(reference) for reference in asked]

@@ -39,12 +39,7 @@ def place_teacher(
         student: The student.
         example: A training batch on the CPU.
         cached: Its signals come from disk already.
-
-    Raises:
-        ValueError: An unknown ``teacher.placement``.
     """
-    if cfg.teacher.placement != "auto":
-        raise ValueError(f"teacher.placement={cfg.teacher.placement}: choose auto, or null for what is configured.")
     live = LiveTeacher(cfg, data, teacher, {})
     key = (data.split.fingerprint, str(cfg.teacher), str(cfg.student), cfg.method.name, str(live.device), cached)
     if key in _DECIDED:
