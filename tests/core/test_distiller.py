@@ -1,6 +1,7 @@
 """The engine from outside: what learns, what stays, what is refused."""
 
 import copy
+import functools
 
 import lightning.pytorch as pl
 import pytest
@@ -152,7 +153,8 @@ def test_stages_train_only_what_they_name(tmp_path):
     student.bn.requires_grad_(False)  # frozen for good: no stage may thaw it
     before = copy.deepcopy(student.state_dict())
     stages = (Stage(("kd",), 0.5, (r"student\.conv",)), Stage(("ce", "kd"), 0.5, (r"student\.",)))
-    module = distiller(ce(), kd(), student=student, stages=stages, optimizer=lambda g: torch.optim.SGD(g, lr=0.1))
+    sgd = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    module = distiller(ce(), kd(), student=student, stages=stages, optimizer=sgd)
     halfway = {}
 
     class Look(pl.Callback):

@@ -32,6 +32,9 @@ class NoProfiler(PassThroughProfiler):
 def fused(optimizer: OptimizerFactory) -> OptimizerFactory:
     """The factory with ``fused=True`` where torch has a fused kernel for it and it does not choose for itself.
 
+    Fused SGD refuses parameters of which some have their momentum already and others not yet, as when a stage of the
+    method thaws them: so all start with a momentum of 0, from which the first step is the same.
+
     Args:
         optimizer: A partial of SGD, Adam or AdamW; anything else is given back as it is.
     """
@@ -43,7 +46,13 @@ def fused(optimizer: OptimizerFactory) -> OptimizerFactory:
     def build(groups: list[dict[str, Any]]) -> Optimizer:
         parameters = [parameter for group in groups for parameter in group["params"]]
         able = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-        built: Optimizer = functools.partial(optimizer, fused=True)(groups) if able else optimizer(groups)
+        if not able or optimizer.keywords.get("dampening"):
+            return optimizer(groups)
+        built: Optimizer = functools.partial(optimizer, fused=True)(groups)
+        for group in built.param_groups:
+            if group.get("momentum"):
+                for parameter in group["params"]:
+                    built.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return built
 
     return build
