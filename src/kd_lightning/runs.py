@@ -25,6 +25,7 @@ def write_json(path: Path, content: Any) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
         json.dump(content, handle, indent=2, sort_keys=True)
         handle.write("\n")
+    os.chmod(handle.name, 0o644)  # temporary files are their owner's alone; this one is to be read by others
     os.replace(handle.name, path)
 
 
