@@ -1,7 +1,9 @@
-"""``job=export run=<folder>``: export the student of a finished run."""
+"""``job=export run=<folder>``: export the student of a finished run into ``<run>/export``."""
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,11 +14,17 @@ from kd_lightning.jobs._comparison import read_record
 from kd_lightning.jobs._export import export_student
 from kd_lightning.jobs._load import load_run, required_run
 
+log = logging.getLogger("kd_lightning")
+
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Export into ``<run>/export``, or into this job's own folder where the run cannot be written."""
-    loaded = load_run(required_run(cfg))
+    given = Path(required_run(cfg))
+    loaded = load_run(given)
     data = build_data(loaded.cfg)
     loaded.cfg.export = cfg.export
     arm = FittedArm(loaded.folder, loaded.net, read_record(loaded.folder))
-    export_student(arm, data, folder / "export", loaded.cfg)
+    if not os.access(given, os.W_OK):
+        log.warning(f"{given} cannot be written: the export goes into {folder}.")
+        given = folder
+    export_student(arm, data, given / "export", loaded.cfg)

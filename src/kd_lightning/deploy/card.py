@@ -1,0 +1,147 @@
+"""The model card of an export folder: what lies in it, what it is worth, how it is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kd_lightning.deploy.check import LATENCY_BATCH
+from kd_lightning.deploy.formats import FORMATS
+from kd_lightning.report.format import clean, file_size, milliseconds, percent, quantity
+
+HEADINGS = (
+    "file", "format", "size", "accuracy %", "as PyTorch %", "as teacher %", "difference", "ms for 1",
+    f"ms for {LATENCY_BATCH}",
+)  # fmt: skip
+
+
+def figure_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row for PyTorch and one for every file, under ``HEADINGS``."""
+    plain = ("PyTorch", "student.safetensors", record["pytorch"])
+    files = [(FORMATS[name].title, FORMATS[name].file, figures) for name, figures in record["formats"].items()]
+    return [
+        (
+            file,
+            title,
+            file_size(figures["bytes"]),
+            percent(figures["accuracy"]),
+            percent(figures["agreement"]),
+            percent(figures["teacher_agreement"]),
+            f"{figures['difference']:.0e}" if figures["difference"] else "0",
+            milliseconds(figures["milliseconds_1"]),
+            milliseconds(figures["milliseconds_64"]),
+        )
+        for title, file, figures in [plain, *files]
+    ]
+
+
+def model_card(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
+    """The card as Markdown.
+
+    Args:
+        record: What ``export.json`` says.
+        preprocessing: What ``preprocessing.json`` says.
+    """
+    parts = [
+        _front(record),
+        _summary(record),
+        _figures(record),
+        _input(preprocessing),
+        _labels(preprocessing["class_names"]),
+        _use(record, preprocessing),
+        _origin(record),
+        _licence(record),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front(record: dict[str, Any]) -> str:
+    lines = ["---", "library_name: kd_lightning", "tags: [knowledge-distillation, image-classification]"]
+    if record["license"]["student"]:
+        lines.append(f"license: {clean(record['license']['student'])}")
+    return "\n".join([*lines, "---"])
+
+
+def _summary(record: dict[str, Any]) -> str:
+    teacher = f" from the teacher {clean(record['teacher']['name'])}" if record["teacher"] else ""
+    return (
+        f"# {clean(record['model'])} on {clean(record['data']['name'])}\n\nAn image classifier with"
+        f" {quantity(record['parameters'])} parameters, trained with `{clean(record['method'])}`{teacher} (seed"
+        f" {record['seed']}). Written by kd_lightning on {record['date']}."
+    )
+
+
+def _figures(record: dict[str, Any]) -> str:
+    rows = [HEADINGS, tuple("---" for _ in HEADINGS), *figure_rows(record)]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    teacher = record["teacher"]
+    scored = teacher is not None and teacher["accuracy"] is not None
+    beside = f" The teacher: {percent(teacher['accuracy'])} %." if scored else ""
+    return (
+        f"## Figures\n\n{table}\n\nMeasured on the {record['split']} split ({record['samples']} samples).{beside}"
+        " *As PyTorch* and *as teacher*: share of the samples with the same class. *Difference*: the largest of a logit"
+        " from PyTorch's, as a share of the largest logit. Times are medians for 1 picture and for"
+        f" {LATENCY_BATCH}, on {clean(record['machine'])} with {record['threads']} threads."
+    )
+
+
+def _input(preprocessing: dict[str, Any]) -> str:
+    size, channels = preprocessing["image_size"], preprocessing["channels"]
+    if size is None:
+        return f"## Input\n\n`image`: (B, {channels}) float32 features, less the mean, divided by the deviation."
+    height, width = (size, size) if isinstance(size, int) else size
+    decode = preprocessing.get("decode_size")
+    shrink = f"so that the shorter side is {decode} pixels" if decode else f"so that it just covers {height} x {width}"
+    return (
+        f"## Input\n\n`image`: (B, {channels}, {height}, {width}) float32, {'grey' if channels == 1 else 'RGB'}. A"
+        f" picture is turned upright (EXIF), resized (bilinear, antialiased) {shrink}, cut at the centre, divided by 255, and"
+        f" normalised with mean {_short(preprocessing['mean'])} and deviation {_short(preprocessing['std'])}. The exact"
+        " numbers are in `preprocessing.json`; `kd_lightning.data.preprocess.apply_preprocessing` does all of it."
+    )
+
+
+def _labels(names: list[str], limit: int = 50) -> str:
+    shown = ", ".join(clean(name) for name in names[:limit])
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"## Output\n\n`logits`: (B, {len(names)}), in the order of `labels.txt`: {shown}{more}."
+
+
+def _use(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
+    if preprocessing["image_size"] is None:
+        return "## Use\n\nLoad a file as its format is loaded; it takes feature vectors."
+    files = [(FORMATS[name].title, FORMATS[name].file, FORMATS[name].use) for name in record["formats"]]
+    blocks = [f"{title}:\n\n```python\n{use.format(file=file)}\n```" for title, file, use in files]
+    start = (
+        "import json\nfrom kd_lightning.data.preprocess import apply_preprocessing\n\n"
+        'preprocessing = json.load(open("preprocessing.json"))\n'
+        'image = apply_preprocessing("picture.png", preprocessing).numpy()'
+    )
+    end = 'print(preprocessing["class_names"][logits.argmax()])'
+    return (
+        f"## Use\n\nIn this folder, first:\n\n```python\n{start}\n```\n\nthen with any of the files\n\n"
+        + "\n\n".join(blocks)
+        + f"\n\nand last:\n\n```python\n{end}\n```\n\nFrom the command line: `python -m kd_lightning job=predict"
+        " run=<this folder> inputs=[picture.png]`, or `job=serve run=<this folder>`."
+    )
+
+
+def _origin(record: dict[str, Any]) -> str:
+    data = record["data"]
+    sizes = f"{data['train']} training, {data['validation']} validation, {data['test']} test samples"
+    software = ", ".join(f"{name} {version}" for name, version in record["software"].items())
+    return (
+        f"## Origin\n\n- Training data: {clean(data['name'])}, {sizes}; fingerprint `{data['fingerprint']}`, split"
+        f" `{data['split_fingerprint']}`.\n- Run: `{clean(record['run'], 200)}`, configuration in `config.yaml`.\n"
+        f"- Software: {software}."
+    )
+
+
+def _licence(record: dict[str, Any]) -> str:
+    lines = []
+    for name, setting in (("student", "license"), ("teacher", "teacher_license"), ("data", "data_license")):
+        given = record["license"][name]
+        lines.append(f"- {name}: {clean(given) if given else f'not stated (export.{setting}=...)'}")
+    return "## Licence\n\n" + "\n".join(lines)
+
+
+def _short(values: list[float]) -> str:
+    return "(" + ", ".join(f"{value:.4f}" for value in values) + ")"

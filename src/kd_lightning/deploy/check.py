@@ -1,0 +1,134 @@
+"""An exported file beside PyTorch: the same answers, as accurate, as large, as fast?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_lightning.report.measure import latency
+
+LATENCY_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What PyTorch says of the split that files are checked on.
+
+    Attributes:
+        logits: (N, C) of the student in PyTorch.
+        target: (N,) classes; -100 where there is none.
+        teacher: (N, C) logits of the teacher, or None.
+    """
+
+    logits: Tensor
+    target: Tensor
+    teacher: Tensor | None = None
+
+    def accuracy(self, logits: Tensor) -> float:
+        """Share of right answers among the samples that have a class."""
+        known = self.target >= 0
+        return _same(logits.argmax(1)[known], self.target[known])
+
+    def teacher_agreement(self, logits: Tensor) -> float | None:
+        """Share of the samples to which these logits and the teacher give the same class."""
+        return None if self.teacher is None else _same(logits.argmax(1), self.teacher.argmax(1))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One way to run the student, measured.
+
+    Attributes:
+        accuracy: On the split of the check.
+        bytes: Size of the file.
+        milliseconds_1: Median of one picture.
+        milliseconds_64: Median of 64 pictures.
+        teacher_agreement: Share of the samples where student and teacher give the same class.
+        difference: Largest difference of a logit from PyTorch's, as a share of the largest logit.
+        agreement: Share of the samples where the file and PyTorch give the same class.
+    """
+
+    accuracy: float
+    bytes: int
+    milliseconds_1: float
+    milliseconds_64: float
+    teacher_agreement: float | None = None
+    difference: float = 0.0
+    agreement: float = 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, rounded to what they mean."""
+        return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+def measure(
+    run: Callable[[Tensor], Tensor], size: int, batches: Iterable[Tensor], reference: Reference, example: Tensor
+) -> Figures:
+    """Run a student over the split of the check, and time it on this machine.
+
+    Args:
+        run: Images (B, C, H, W) to logits.
+        size: Size of its file in bytes.
+        batches: Images of the whole split, in the order of the reference.
+        reference: What PyTorch says.
+        example: Images; the first one is timed, and must give alone what it gives in a batch.
+    """
+    alone = run(example[:1].contiguous())
+    logits = torch.cat([run(batch.contiguous()) for batch in batches])
+    scale = max(float(reference.logits.abs().max()), 1e-12)
+    gap = max(float((logits - reference.logits).abs().max()), float((alone - reference.logits[:1]).abs().max()))
+    module = _Callable(run)
+    return Figures(
+        accuracy=reference.accuracy(logits),
+        bytes=size,
+        milliseconds_1=latency(module, example, 1),
+        milliseconds_64=latency(module, example, LATENCY_BATCH),
+        teacher_agreement=reference.teacher_agreement(logits),
+        difference=gap / scale if gap == gap else float("inf"),
+        agreement=_same(logits.argmax(1), reference.logits.argmax(1)),
+    )
+
+
+def objection(figures: Figures, plain: Figures, exact: bool, tolerance: float, accuracy_drop: float) -> str | None:
+    """Why a file is not usable; None where it is.
+
+    Args:
+        figures: Of the file.
+        plain: Of PyTorch.
+        exact: Whether its answers must be PyTorch's, or only as accurate.
+        tolerance: Largest ``difference`` of an exact one.
+        accuracy_drop: Largest loss of accuracy of another, in [0, 1].
+    """
+    if exact and not figures.difference <= tolerance:
+        return (
+            f"differs from PyTorch by {figures.difference:.2e} of the largest logit (export.tolerance ="
+            f" {tolerance:.0e}). Raise the tolerance only if you know why."
+        )
+    lost = plain.accuracy - figures.accuracy
+    if not exact and lost > accuracy_drop + 1e-9:
+        return (
+            f"loses {100 * lost:.1f} points of accuracy ({100 * plain.accuracy:.1f} to {100 * figures.accuracy:.1f} %;"
+            f" export.accuracy_drop = {accuracy_drop:g}). Train with student.quantise=true, calibrate with more samples"
+            " (export.calibration=1000), or accept the loss with a larger export.accuracy_drop."
+        )
+    return None
+
+
+def _same(a: Tensor, b: Tensor) -> float:
+    return float((a == b).double().mean())
+
+
+class _Callable(nn.Module):
+    """A function as a module, to be timed as one."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._run = run
+
+    def forward(self, image: Tensor) -> Tensor:
+        """As the function."""
+        return self._run(image)

@@ -1,0 +1,82 @@
+"""An exported student, ready to answer for pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from kd_lightning.data.preprocess import apply_preprocessing
+from kd_lightning.deploy.formats import known_format
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PREPROCESSING = "preprocessing.json"
+
+
+class ExportedStudent:
+    """A student from its export folder: a picture in, classes with probabilities out.
+
+    Args:
+        folder: An export folder, or the folder of a run that has one.
+        backend: Which of the exported files runs: a name in ``kd_lightning.deploy.formats.FORMATS``.
+        setting: What the user set, for errors.
+
+    Raises:
+        FileNotFoundError: There is no export, or not in this format.
+        ValueError: There is no such format.
+    """
+
+    def __init__(self, folder: str | Path, backend: str = "onnx", setting: str = "backend") -> None:
+        form = known_format(backend, f"{setting}={backend}")
+        self.folder, self.backend = export_folder(folder), backend
+        path = self.folder / form.file
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{self.folder} holds no {form.file}: write it with job=export run={folder} export.formats=[{backend}]."
+            )
+        self.preprocessing: dict[str, Any] = json.loads((self.folder / PREPROCESSING).read_text())
+        self.run = form.load(path)
+
+    def read(self, picture: Image | str | Path) -> Tensor:
+        """A picture as the network takes it, (1, C, H, W).
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: Not a readable picture, or the student takes feature vectors.
+        """
+        return apply_preprocessing(picture, self.preprocessing)
+
+    def classify(self, images: Tensor, top: int = 3) -> list[list[dict[str, Any]]]:
+        """The ``top`` most probable classes of each image (B, C, H, W), best first: ``class`` and ``probability``."""
+        return top_classes(self.run(images), self.preprocessing["class_names"], top)
+
+
+def top_classes(logits: Tensor, names: list[str], top: int) -> list[list[dict[str, Any]]]:
+    """The ``top`` most probable classes of each row of logits (B, C), best first.
+
+    Raises:
+        ValueError: ``top`` is not positive.
+    """
+    if top < 1:
+        raise ValueError(f"At least one class must be named, not {top}.")
+    best = logits.float().softmax(1).topk(min(top, logits.shape[1]))
+    return [
+        [{"class": names[i], "probability": round(p, 6)} for p, i in zip(*row, strict=True)]
+        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def export_folder(folder: str | Path) -> Path:
+    """The export folder that is meant: the folder itself, or the one in a run.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    for candidate in (Path(folder) / "export", Path(folder)):
+        if (candidate / PREPROCESSING).is_file():
+            return candidate
+    raise FileNotFoundError(f"{folder} holds no exported student: write one with job=export run={folder}.")
