@@ -164,7 +164,7 @@ def test_the_page_refers_to_nothing_outside():
 
 def test_plots_take_their_colours_from_the_page_and_name_their_units():
     plots = all_plots(comparison(curves=build.curves()))
-    assert len(plots) == 5
+    assert len(plots) == 9
     text = "".join(plot.svg for plot in plots)
     assert "currentColor" in text
     assert "#0a0b0c" not in text
@@ -192,7 +192,7 @@ def test_titles_say_the_finding():
 def test_empty_curves_leave_their_plots_out():
     assert len(all_plots(comparison())) == len(all_plots(comparison(curves=build.curves()))) - 2
     broken = [{"epoch": "", "val/top1": "nan", "train/loss": "x"}]
-    assert len(all_plots(comparison(curves=broken))) == 3
+    assert len(all_plots(comparison(curves=broken))) == 7
 
 
 @pytest.mark.parametrize("kind", ["gain", "loss", "none", "one seed"])

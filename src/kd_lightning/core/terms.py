@@ -110,6 +110,8 @@ class Objective(nn.Module):
         if not terms:
             raise ValueError("The method has no terms: give at least one under method.terms.")
         self.terms = nn.ModuleDict({term.name: term for term in terms})
+        # Filled with the weighted terms of the next step, graph and all, where a callback puts a dictionary here.
+        self.watched: dict[str, Tensor] | None = None
         self.stages = tuple(stages)
         for stage in self.stages:
             unknown = set(stage.terms) - set(self.terms)
@@ -146,6 +148,8 @@ class Objective(nn.Module):
             value = term.loss(**term.arguments(resolve))
             parts[term.name] = value.detach()
             weighted = term.weight(progress) * value
+            if self.watched is not None:
+                self.watched[term.name] = weighted
             total = weighted if total is None else total + weighted
         assert total is not None  # a stage has at least one term
         return total, parts

@@ -231,8 +231,16 @@ def _measure_and_save(
         )
         if which == cfg.select:
             save_file(predictions, arm.folder / "test.safetensors")
+            save_validation(arm.net, instantiate(cfg.student.call), data, arm.folder)
     save_file({k: v.contiguous() for k, v in states[cfg.select].items()}, arm.folder / "student.safetensors")
     write_json(arm.folder / ARM, arm.record)
+
+
+def save_validation(net: nn.Module, call: Any, data: KDDataModule, folder: Path) -> None:
+    """Predictions on validation beside those on test: what a calibration is fitted on."""
+    if len(data.split.validation):
+        found = predict_logits(net, call, data.loader("validation", whole=True), data)
+        save_file(found, folder / "validation.safetensors")
 
 
 @torch.no_grad()

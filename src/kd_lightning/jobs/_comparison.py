@@ -12,12 +12,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from kd_lightning.data.module import KDDataModule
-from kd_lightning.jobs._arm import FittedArm, predict_logits
+from kd_lightning.jobs._arm import FittedArm, predict_logits, save_validation
 from kd_lightning.jobs._assemble import build_loggers, build_role
 from kd_lightning.jobs._load import ARM
+from kd_lightning.jobs._probes import probe_arms
 from kd_lightning.report.html import write_reports
 from kd_lightning.report.measure import count_parameters, flops, latency
 from kd_lightning.report.results import Arm, Comparison, Cost, Run, compare
@@ -63,7 +64,17 @@ def read_run(folder: Path, name: str) -> Run:
         index=predictions["index"],
         curves=read_curves(folder),
         train_seconds=record["train_seconds"],
+        validation=read_validation(folder),
     )
+
+
+def read_validation(folder: Path) -> tuple[Tensor, Tensor] | None:
+    """Logits and targets of the validation split; None where there was none."""
+    try:
+        found = load_file(folder / "validation.safetensors")
+    except FileNotFoundError:
+        return None
+    return found["logits"], found["target"]
 
 
 def cost_of(net: nn.Module, data: KDDataModule, folder: Path | None, cfg: DictConfig) -> Cost:
@@ -105,7 +116,9 @@ def build_teacher_arm(cfg: DictConfig, folder: Path, data: KDDataModule, net: nn
     place = folder / "teacher"
     place.mkdir(exist_ok=True)
     save_file(found, place / "test.safetensors")
+    save_validation(net, role.call, data, place)
     run = Run("teacher", cfg.teacher.seed, str(place), found["logits"], found["target"], found["index"])
+    run.validation = read_validation(place)
     return Arm("teacher", "teacher", [run], cost_of(net, data, None, cfg))
 
 
@@ -115,6 +128,7 @@ def build_comparison(
     cfg: DictConfig,
     reference: str | None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    teacher: nn.Module | None = None,
 ) -> Comparison:
     """The comparison of arms on the data's test split, with its pictures.
 
@@ -124,7 +138,9 @@ def build_comparison(
         cfg: Settings of the comparison.
         reference: Name of the student trained alone.
         pairs: (arm, reference) that are tested; None: every student against ``reference``.
+        teacher: The teacher's net, for where it was not trained here.
     """
+    probe_arms(arms, data, cfg, teacher)
     size = len(data.split.test)
     pictures = data.read("test", torch.arange(size)) if data.image_size is not None and size <= 20_000 else None
     return compare(arms, data.class_names, reference, images=pictures, alpha=cfg.compare.alpha, pairs=pairs)

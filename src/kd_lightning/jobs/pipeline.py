@@ -87,4 +87,4 @@ def _compare(
     for name, group in fitted.items():
         cost = cost_of(group[0].net, data, group[0].folder, cfg)
         arms.append(build_arm(name, group[0].record["kind"], [a.folder for a in group], cost))
-    return build_comparison(arms, data, cfg, ALONE if ALONE in fitted else None)
+    return build_comparison(arms, data, cfg, ALONE if ALONE in fitted else None, teacher=teacher[0])

@@ -115,7 +115,7 @@ def _compare(
     pairs = [(name, ALONE) for name in done if name != ALONE and reference]
     plain = next((r.name for r in recipes if r.method.name == PLAIN_KD and r.name in done), None)
     pairs += [(r.name, plain) for r in recipes if plain and r.judged and r.name in done and r.name != plain]
-    return build_comparison(arms, study.data, cfg, reference, pairs)
+    return build_comparison(arms, study.data, cfg, reference, pairs, study.teacher)
 
 
 def _validation(cell: Cell) -> float | None:

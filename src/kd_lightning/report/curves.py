@@ -29,8 +29,8 @@ def line(run: Run, key: str, axis: str) -> Line:
 
 def validation(comparison: Comparison) -> Plot | None:
     """Validation accuracy of every arm; None where no run has logged it."""
-    axis = _axis(comparison)
-    lines = {arm.name: _lines(arm, "val/top1", axis) for arm in comparison.arms}
+    axis = x_axis(comparison)
+    lines = {arm.name: lines_of(arm, "val/top1", axis) for arm in comparison.arms}
     lines = {name: found for name, found in lines.items() if found}
     if not lines:
         return None
@@ -39,9 +39,9 @@ def validation(comparison: Comparison) -> Plot | None:
         axes = figure.subplots()
         ends = []
         for name, found in lines.items():
-            ends.append(_draw(axes, found, look[name], scale=100))
+            ends.append(draw(axes, found, look[name], scale=100))
         axes.set_ylim(bottom=_floor(lines.values()))
-        _label_ends(axes, ends, [short(name) for name in lines], [look[name].colour for name in lines])
+        label_ends(axes, ends, [short(name) for name in lines], [look[name].colour for name in lines])
         axes.set(xlabel=axis, ylabel="validation top-1 (%)")
         grid(axes, "y")
         return Plot(title, render(figure, title))
@@ -49,12 +49,19 @@ def validation(comparison: Comparison) -> Plot | None:
 
 def losses(comparison: Comparison) -> Plot | None:
     """Training loss and its terms, a panel for each arm that was trained here; None where nothing was logged."""
-    axis, look = _axis(comparison), looks(comparison)
+    axis = x_axis(comparison)
     panels = [(arm, _terms(arm, axis)) for arm in comparison.arms]
     panels = [(arm, terms) for arm, terms in panels if terms]
     if not panels:
         return None
-    title = _loss_title(panels)
+    return term_panels(comparison, panels, "training loss (nats)", _loss_title(panels))
+
+
+def term_panels(
+    comparison: Comparison, panels: Sequence[tuple[Measured, dict[str, list[Line]]]], unit: str, title: str
+) -> Plot:
+    """A panel for each arm, in it a line for each term, told apart by dashes."""
+    axis, look = x_axis(comparison), looks(comparison)
     across = min(3, len(panels))
     down = math.ceil(len(panels) / across)
     with drawing(FULL if across > 1 else HALF, 0.3 + 2.5 * down) as figure:
@@ -62,18 +69,18 @@ def losses(comparison: Comparison) -> Plot | None:
         for axes, (arm, terms) in zip(grid_of_axes, panels, strict=False):
             dashes = ["-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2))]
             ends = [
-                _draw(axes, found, look[arm.name], style=dashes[min(i, 3)], faint=i > 0)
+                draw(axes, found, look[arm.name], style=dashes[min(i, 3)], faint=i > 0)
                 for i, found in enumerate(terms.values())
             ]
-            _scale(axes, terms)
-            _label_ends(axes, ends, list(terms), [look[arm.name].colour] * len(terms))
+            log_scale(axes, terms)
+            label_ends(axes, ends, list(terms), [look[arm.name].colour] * len(terms))
             axes.set_title(short(arm), loc="left", fontsize=9, color=look[arm.name].colour, fontweight="bold")
             axes.set_xlabel(axis)
             if axes.get_yscale() == "linear":
                 axes.locator_params(axis="y", nbins=5)
             grid(axes, "y")
         for axes in grid_of_axes[::across]:
-            axes.set_ylabel("training loss (nats)")
+            axes.set_ylabel(unit)
         for axes in grid_of_axes[len(panels) :]:
             axes.set_visible(False)
         return Plot(title, render(figure, title), wide=across > 1)
@@ -87,14 +94,15 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _axis(comparison: Comparison) -> str:
+def x_axis(comparison: Comparison) -> str:
     """'epoch', unless no run has seen a second one."""
     runs = [run for arm in comparison.arms for run in arm.arm.runs]
     most = max((len({row.get("epoch") for row in run.curves} - {None, ""}) for run in runs), default=0)
     return "epoch" if most > 1 else "step"
 
 
-def _lines(arm: Measured, key: str, axis: str) -> list[Line]:
+def lines_of(arm: Measured, key: str, axis: str) -> list[Line]:
+    """A column of the log of every seed that has it."""
     return [found for run in arm.arm.runs if (found := line(run, key, axis))]
 
 
@@ -103,9 +111,9 @@ def _terms(arm: Measured, axis: str) -> dict[str, list[Line]]:
     keys = {key for run in arm.arm.runs for row in run.curves for key in row if key.startswith("train/")}
     names = sorted(key for key in keys if key.count("/") == 1 and not key.endswith(("_step", "_epoch")))
     names = [key for key in names if key != TOTAL and key.removeprefix("train/") not in NOT_A_LOSS]
-    total = _lines(arm, TOTAL, axis)
+    total = lines_of(arm, TOTAL, axis)
     found = {"total": total} if total else {}
-    found |= {fmt.clean(key.removeprefix("train/"), 16): lines for key in names if (lines := _lines(arm, key, axis))}
+    found |= {fmt.clean(key.removeprefix("train/"), 16): lines for key in names if (lines := lines_of(arm, key, axis))}
     if len(found) == 2 and total:
         name, only = found.popitem()
         if only != total:
@@ -113,15 +121,15 @@ def _terms(arm: Measured, axis: str) -> dict[str, list[Line]]:
     return found
 
 
-def _mean(found: Sequence[Line]) -> Line:
+def mean_line(found: Sequence[Line]) -> Line:
     """Mean over the seeds where all of them have a value."""
     shared = sorted(set.intersection(*(set(one) for one in found)))
     return {x: sum(one[x] for one in found) / len(found) for x in shared}
 
 
-def _draw(axes: Any, found: Sequence[Line], look: Look, scale: float = 1, style: Any = "-", faint: bool = False) -> Any:
+def draw(axes: Any, found: Sequence[Line], look: Look, scale: float = 1, style: Any = "-", faint: bool = False) -> Any:
     """Thin lines for the seeds and a bold one for their mean; returns the end of the bold one."""
-    mean = _mean(found) or found[0]
+    mean = mean_line(found) or found[0]
     for one in found if len(found) > 1 else []:
         axes.plot(list(one), [scale * y for y in one.values()], color=look.colour, linewidth=0.7, alpha=0.35)
     xs, ys = list(mean), [scale * y for y in mean.values()]
@@ -137,7 +145,7 @@ def _floor(lines: Iterable[Sequence[Line]]) -> float:
     return max(0.0, early - 0.08 * (top - early) - 0.2)
 
 
-def _label_ends(axes: Any, ends: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
+def label_ends(axes: Any, ends: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
     """Names at the right of the lines, moved apart where they would overlap; they replace a legend."""
     low, high = axes.get_ylim()
     log = axes.get_yscale() == "log"
@@ -146,7 +154,7 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, float]], names: Sequence[
         axes.annotate(name, (1, y), (4, 0), "axes fraction", "offset points", color=colour, va="center", fontsize=8.5)
 
 
-def _scale(axes: Any, terms: dict[str, list[Line]]) -> None:
+def log_scale(axes: Any, terms: dict[str, list[Line]]) -> None:
     """Logarithmic where the terms differ by more than a hundredfold."""
     values = [y for found in terms.values() for one in found for y in one.values()]
     if min(values) > 0 and max(values) / min(values) > 100:
@@ -169,7 +177,7 @@ def _validation_title(comparison: Comparison, lines: dict[str, list[Line]]) -> s
 
 def _loss_title(panels: Sequence[tuple[Measured, dict[str, list[Line]]]]) -> str:
     arm, terms = panels[-1]
-    mean = list((_mean(next(iter(terms.values()))) or {0.0: math.nan}).values())
+    mean = list((mean_line(next(iter(terms.values()))) or {0.0: math.nan}).values())
     if len(mean) < 2:
         return "Training loss by term"
     verb = "falls" if mean[-1] < mean[0] else "rises"

@@ -16,7 +16,7 @@ from kd_lightning.report.balance import balance, class_rows
 from kd_lightning.report.markdown import markdown
 from kd_lightning.report.numbers import metrics
 from kd_lightning.report.pictures import SHOWN, samples
-from kd_lightning.report.plots import all_plots
+from kd_lightning.report.plots import sections
 from kd_lightning.report.results import Comparison
 from kd_lightning.report.svg import looks
 from kd_lightning.report.tables import main_table, test_table
@@ -68,7 +68,7 @@ def html(comparison: Comparison, settings: Mapping[str, Any]) -> str:
         verdicts=_verdicts(comparison),
         columns=main_table(comparison),
         tests=test_table(comparison),
-        plots=all_plots(comparison),
+        sections=sections(comparison),
         class_rows=rows,
         classes_left_out=left_out,
         balances=[balance(comparison, arm) for arm in comparison.arms],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from kd_lightning.report import format as fmt
 from kd_lightning.report.balance import balance, class_rows
+from kd_lightning.report.probe_tables import cka_rows, front_rows, gradient_rows, pair_rows, robust_rows
 from kd_lightning.report.results import Comparison
 from kd_lightning.report.tables import main_table, test_table
 
@@ -23,6 +24,14 @@ def markdown(comparison: Comparison) -> str:
         head, rows = test_table(comparison)
         parts += ["## Tests", _table(head, rows)]
     parts += ["## Balance over the classes", _balance(comparison), _classes(comparison)]
+    for heading, head, rows in (
+        ("Accuracy under corruption (%)", *robust_rows(comparison)),
+        ("Likeness of the layers to the teacher's (linear CKA)", *cka_rows(comparison)),
+        ("Gradients at the end of the training", *gradient_rows(comparison)),
+        ("Most confused pairs (% of the true class)", *pair_rows(comparison)),
+        ("Pareto fronts", *front_rows(comparison)),
+    ):
+        parts += [f"## {heading}", _table(head, rows)] if rows else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kd_lightning.report import measure, stats
+from kd_lightning.report import calibration, measure, stats
 from kd_lightning.report.records import Arm, Kind, Run
 
 
@@ -68,7 +68,10 @@ class Measured:
 
 def measure_arm(arm: Arm, classes: int, alpha: float) -> Measured:
     """Every run of an arm measured."""
-    metrics = [measure.classification_metrics(run.logits, run.target, classes) for run in arm.runs]
+    metrics = [
+        measure.classification_metrics(run.logits, run.target, classes) | calibration.scaled_metrics(run) | _robust(run)
+        for run in arm.runs
+    ]
     accuracy = torch.stack([measure.per_class(run.logits, run.target)[0] for run in arm.runs])
     return Measured(arm, metrics, accuracy, alpha)
 
@@ -79,3 +82,15 @@ def add_agreement(arms: list[Measured], teacher: Measured) -> None:
         for run, metrics in zip(arm.arm.runs, arm.metrics, strict=True):
             source = teacher.run(run.seed) if run.seed in teacher.seeds else teacher.arm.runs[0]
             metrics.update(measure.agreement(run.logits, source.logits))
+
+
+def _robust(run: Run) -> dict[str, float]:
+    """The mean accuracy over all corruptions, where it was measured."""
+    values = [value for kind, strengths in run.robustness.items() if kind != "clean" for value in strengths]
+    return {"corrupted_top1": sum(values) / len(values)} if values else {}
+
+
+def under(arm: Measured, kind: str) -> list[float]:
+    """Mean accuracy over the seeds without the corruption and at each of its strengths."""
+    runs = [run.robustness["clean"] + run.robustness[kind] for run in arm.arm.runs if kind in run.robustness]
+    return [sum(values) / len(values) for values in zip(*runs, strict=True)]

@@ -6,8 +6,14 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from kd_lightning.report import robustness
+from kd_lightning.report.alike import similarity_of
 from kd_lightning.report.balance import balance
+from kd_lightning.report.confusion import MOST_CLASSES, confused_pairs, counts
+from kd_lightning.report.gradients import pull
+from kd_lightning.report.measured import under
 from kd_lightning.report.results import Comparison, Contrast, Measured
+from kd_lightning.report.tradeoff import COSTS, fronts
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
@@ -16,6 +22,12 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     `arms.<arm>.<metric>.{mean, sd, low, high, n, values}` as fractions, nats and seconds; `arms.<arm>.cost.<field>`;
     `arms.<arm>.per_class.<class>`; `contrasts.<arm>` with the tests against the reference, differences as fractions;
     `further_contrasts` is a list of the same against a second reference.
+
+    Where it was measured, `arms.<arm>` also has `robustness.{clean, noise, blur, shift}` (accuracies at rising
+    strength, which `robustness_strengths` names), `similarity.<layer of teacher>.<layer of student>` (linear CKA),
+    `gradients.norms.<term>` and `gradients.angle` (degrees, at the end of the training), `confusion` (counts, true
+    class by answer, up to 30 classes) and `pareto.<cost>` (1 on the front, else 0). `confused_pairs` has the pairs of
+    class numbers that are confused most, with the share of the class that every arm confuses.
     """
     arms = {arm.name: _arm(comparison, arm) for arm in comparison.arms}
     contrasts = {contrast.name: _contrast(contrast, comparison.class_names) for contrast in comparison.contrasts}
@@ -24,7 +36,9 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
         for one in comparison.further
     ]
     data = {"alpha": comparison.alpha, "samples": int(comparison.support.sum()), "arms": arms, "contrasts": contrasts}
-    return _plain(data | {"further_contrasts": further})  # type: ignore[no-any-return]
+    strengths = {kind: list(values) for kind, values in robustness.STRENGTHS.items()}
+    more = {"further_contrasts": further, "robustness_strengths": strengths, "confused_pairs": _pairs(comparison)}
+    return _plain(data | more)  # type: ignore[no-any-return]
 
 
 def _arm(comparison: Comparison, arm: Measured) -> dict[str, Any]:
@@ -39,7 +53,36 @@ def _arm(comparison: Comparison, arm: Measured) -> dict[str, Any]:
     result["train_seconds"] = arm.train_seconds
     result["worst_class"], result["class_dispersion"] = even.accuracy, even.dispersion
     result["per_class"] = _by_class(comparison.class_names, arm.class_mean.tolist())
+    on = {key: int(arm.name in names) for key, names in fronts(comparison).items() if _cost(arm, key)}
+    return result | {"pareto": on} | _probes(arm)
+
+
+def _cost(arm: Measured, key: str) -> float | None:
+    return COSTS[key][1](arm.arm.cost)
+
+
+def _probes(arm: Measured) -> dict[str, Any]:
+    """What is measured beyond the logits of the test split, as far as it was."""
+    result: dict[str, Any] = {}
+    if len(arm.class_mean) <= MOST_CLASSES:
+        result["confusion"] = counts(arm).tolist()
+    if kinds := arm.arm.runs[0].robustness:
+        clean = under(arm, next(kind for kind in kinds if kind != "clean"))[0]
+        result["robustness"] = {"clean": clean} | {kind: under(arm, kind)[1:] for kind in kinds if kind != "clean"}
+    if one := similarity_of(arm):
+        rows = zip(one.teacher, one.values, strict=True)
+        result["similarity"] = {layer: dict(zip(one.student, row, strict=True)) for layer, row in rows}
+    if found := pull(arm):
+        result["gradients"] = asdict(found)
     return result
+
+
+def _pairs(comparison: Comparison) -> list[dict[str, Any]]:
+    names = [arm.name for arm in comparison.arms]
+    return [
+        {"target": pair.target, "answer": pair.answer, "rates": dict(zip(names, pair.rates, strict=True))}
+        for pair in confused_pairs(comparison)
+    ]
 
 
 def _contrast(contrast: Contrast, class_names: list[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kd_lightning.report.results import Comparison, Contrast
 
 SHOWN = 24  # samples per list
 LARGEST = 96  # pixels: larger pictures are made smaller before they are put into the page
+LONGEST = 240  # characters of a text
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Sample:
     reference_says: str
     arm_says: str
     picture: str | None
+    text: str | None = None
 
 
 def png_uri(image: Tensor) -> str:
@@ -61,9 +63,11 @@ def samples(comparison: Comparison, contrast: Contrast, which: Tensor) -> list[S
     rows = torch.searchsorted(base.index, which[:SHOWN])
     answers = [run.logits[rows].argmax(1).tolist() for run in (base, arm)]
     shown = zip(which[:SHOWN].tolist(), base.target[rows].tolist(), *answers, strict=True)
-    return [Sample(i, names[t], names[a], names[b], _picture(comparison, i)) for i, t, a, b in shown]
+    return [Sample(i, names[t], names[a], names[b], *_look(comparison.images.get(i))) for i, t, a, b in shown]
 
 
-def _picture(comparison: Comparison, index: int) -> str | None:
-    image = comparison.images.get(index)
-    return None if image is None else png_uri(image)
+def _look(sample: Tensor | str | None) -> tuple[str | None, str | None]:
+    """Its picture or its text."""
+    if isinstance(sample, str):
+        return None, fmt.clean(sample, LONGEST)
+    return None if sample is None else png_uri(sample), None

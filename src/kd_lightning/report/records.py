@@ -41,6 +41,15 @@ class Cost:
         return cls(**data)
 
 
+@dataclass(frozen=True)
+class Similarity:
+    """Linear CKA, in [0, 1], of every layer of the teacher (rows) with every layer of the student (columns)."""
+
+    teacher: list[str]
+    student: list[str]
+    values: list[list[float]]
+
+
 @dataclass
 class Run:
     """One trained network on the test split.
@@ -58,6 +67,10 @@ class Run:
         curves: rows of Lightning's CSV log (`epoch`, `step`, `train/loss`, `train/<term>`, `val/top1`, ...);
             a row needs not have every column, and an empty string counts as absent.
         train_seconds: wall time of the training, None where unknown.
+        validation: logits (M, C) and targets (M,) of the validation split, which the temperature is fitted on.
+        robustness: kind of corruption -> accuracy on corrupted test samples at each strength, and `clean` -> that of
+            the same samples as they are.
+        similarity: of its layers with the teacher's.
 
     Raises:
         ValueError: shapes that do not belong together, no sample, a target out of range, or logits that are not finite.
@@ -71,6 +84,9 @@ class Run:
     index: Tensor
     curves: list[dict[str, Any]] = field(default_factory=list)
     train_seconds: float | None = None
+    validation: tuple[Tensor, Tensor] | None = None
+    robustness: dict[str, list[float]] = field(default_factory=dict)
+    similarity: Similarity | None = None
 
     def __post_init__(self) -> None:
         logits, target, index = self.logits.detach().cpu().float(), self.target.cpu().long(), self.index.cpu().long()
@@ -105,12 +121,19 @@ class Run:
         tensors = {key: getattr(self, key).tolist() for key in ("logits", "target", "index")}
         rows = [dict(row) for row in self.curves]
         plain = {"name": self.name, "seed": self.seed, "folder": self.folder, "train_seconds": self.train_seconds}
-        return plain | tensors | {"curves": rows}
+        validation = None if self.validation is None else [part.tolist() for part in self.validation]
+        similarity = None if self.similarity is None else asdict(self.similarity)
+        more = {"validation": validation, "robustness": self.robustness, "similarity": similarity}
+        return plain | tensors | {"curves": rows} | more
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Run:
-        tensors = {key: torch.tensor(data[key]) for key in ("logits", "target", "index")}
-        return cls(**{**data, **tensors})
+        more: dict[str, Any] = {key: torch.tensor(data[key]) for key in ("logits", "target", "index")}
+        if data.get("validation") is not None:
+            more["validation"] = tuple(torch.tensor(part) for part in data["validation"])
+        if data.get("similarity") is not None:
+            more["similarity"] = Similarity(**data["similarity"])
+        return cls(**{**data, **more})
 
 
 @dataclass

@@ -31,7 +31,7 @@ class Comparison:
     reference: str | None
     contrasts: list[Contrast]
     alpha: float = 0.05
-    images: dict[int, Tensor] = field(default_factory=dict)
+    images: dict[int, Tensor | str] = field(default_factory=dict)
     further: list[Contrast] = field(default_factory=list)
 
     @property
@@ -76,7 +76,7 @@ def compare(
     arms: Sequence[Arm],
     class_names: Sequence[str],
     reference: str | None = "student alone",
-    images: Tensor | Mapping[int, Tensor] | None = None,
+    images: Tensor | Mapping[int, Tensor] | Mapping[int, str] | Sequence[str] | None = None,
     alpha: float = 0.05,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Comparison:
@@ -88,6 +88,7 @@ def compare(
         reference: name of the arm that the others are tested against; None if there is none to test against.
         images: pictures of the samples, either {index: (C, H, W)} or a tensor (N, C, H, W) whose row i is the sample
             with the i-th smallest index; uint8, or floats (outside [0, 1] each picture is stretched to its own range).
+            Texts are given likewise, as {index: text} or as a list in that order.
         alpha: level of the tests and intervals.
         pairs: (arm, reference) that are tested, in place of every student against `reference`; an arm may occur with
             several references, the first of which is the one that pictures and tables of classes are about.
@@ -136,9 +137,10 @@ def _check(arms: Sequence[Arm], class_names: Sequence[str], reference: str | Non
             )
 
 
-def _by_index(images: Tensor | None, index: Tensor) -> dict[int, Tensor]:
+def _by_index(images: Tensor | Sequence[str] | None, index: Tensor) -> dict[int, Tensor] | dict[int, str]:
     if images is None:
         return {}
     if len(images) != len(index):
-        raise ValueError(f"{len(images)} pictures for {len(index)} test samples; give one each, in the order of index.")
+        what = "pictures" if isinstance(images, Tensor) else "texts"
+        raise ValueError(f"{len(images)} {what} for {len(index)} test samples; give one each, in the order of index.")
     return dict(zip(index.tolist(), images, strict=True))

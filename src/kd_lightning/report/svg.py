@@ -127,6 +127,14 @@ def grid(axes: Any, axis: str) -> None:
     axes.tick_params(length=2.5, width=0.6)
 
 
+def bars(axes: Any, values: list[list[float]], colours: list[str]) -> None:
+    """A group of horizontal bars per row, one of each series."""
+    thick = 0.78 / len(values)
+    for i, (series, colour) in enumerate(zip(values, colours, strict=True)):
+        where = [row + (i - (len(values) - 1) / 2) * thick for row in range(len(series))]
+        axes.barh(where, [100 * value for value in series], height=thick * 0.9, color=colour)
+
+
 def spread(wanted: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
     """Positions at least `gap` apart within [low, high], near to and in the order of `wanted`: for labels."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])

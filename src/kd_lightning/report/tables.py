@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kd_lightning.report import format as fmt
+from kd_lightning.report.alike import last_layer, similarity_of
 from kd_lightning.report.results import Comparison, Contrast, Measured
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Column:
     unit: str
     cells: list[str]
     short: bool = False  # also shown where there is little room
-    cost: bool = False  # what it costs, not what it is worth
+    group: str = "result"  # which section of the page it stands in
 
     @property
     def title(self) -> str:
@@ -34,27 +35,45 @@ def main_table(comparison: Comparison) -> list[Column]:
     """The measures of every arm; those that no arm has are left out."""
     batched = {arm.arm.cost.batched for arm in comparison.arms} - {None}
     batch = f"Latency, batch {batched.pop()}" if len(batched) == 1 else "Latency, batched"
-    spec: list[tuple[str, str, Callable[[Measured], str], bool]] = [
-        ("Top-1", "%", lambda arm: fmt.with_sd(arm.summary("top1")), True),
-        ("Top-5", "%", lambda arm: fmt.with_sd(arm.summary("top5")), False),
-        ("Macro F1", "%", lambda arm: fmt.with_sd(arm.summary("macro_f1")), False),
-        ("NLL", "nats", lambda arm: fmt.with_sd(arm.summary("nll"), 1, 3), True),
-        ("ECE", "%", lambda arm: fmt.with_sd(arm.summary("ece")), True),
-        ("Agreement with teacher", "%", lambda arm: fmt.with_sd(arm.summary("agreement")), False),
-        ("KL from teacher", "nats", lambda arm: fmt.with_sd(arm.summary("kl"), 1, 3), False),
-        ("Parameters", "", lambda arm: fmt.quantity(arm.arm.cost.parameters), True),
-        ("FLOPs", "", lambda arm: fmt.quantity(arm.arm.cost.flops), False),
-        ("File size", "", lambda arm: fmt.file_size(arm.arm.cost.file_bytes), False),
-        ("Latency, batch 1", "ms", lambda arm: fmt.milliseconds(arm.arm.cost.latency_ms_batch1), True),
-        (batch, "ms", lambda arm: fmt.milliseconds(arm.arm.cost.latency_ms_batched), False),
-        ("Training time", "", lambda arm: fmt.seconds(arm.train_seconds), False),
-    ]
-    costs = [name for name, *_ in spec].index("Parameters")
     columns = [
-        Column(name, unit, [cell(arm) for arm in comparison.arms], short, cost=i >= costs)
-        for i, (name, unit, cell, short) in enumerate(spec)
+        Column(name, unit, [cell(arm) for arm in comparison.arms], short, group)
+        for group, name, unit, cell, short in _spec(batch)
     ]
     return [column for column in columns if any(cell != fmt.DASH for cell in column.cells)]
+
+
+def _spec(batch: str) -> list[tuple[str, str, str, Callable[[Measured], str], bool]]:
+    """Section, name, unit, text of an arm, and whether it is shown where there is little room."""
+
+    def metric(name: str, scale: float = 100, digits: int = 2) -> Callable[[Measured], str]:
+        return lambda arm: fmt.with_sd(arm.summary(name), scale, digits)
+
+    return [
+        ("result", "Top-1", "%", metric("top1"), True),
+        ("result", "Top-5", "%", metric("top5"), False),
+        ("result", "Macro F1", "%", metric("macro_f1"), False),
+        ("result", "NLL", "nats", metric("nll", 1, 3), True),
+        ("result", "Corrupted top-1", "%", metric("corrupted_top1"), False),
+        ("calibration", "ECE", "%", metric("ece"), True),
+        ("calibration", "Temperature", "", metric("temperature", 1), False),
+        ("calibration", "ECE, scaled", "%", metric("ece_calibrated"), False),
+        ("calibration", "NLL, scaled", "nats", metric("nll_calibrated", 1, 3), False),
+        ("similarity", "Agreement with teacher", "%", metric("agreement"), False),
+        ("similarity", "KL from teacher", "nats", metric("kl", 1, 3), False),
+        ("similarity", "Rank correlation with teacher", "", metric("rank_correlation", 1, 3), False),
+        ("similarity", "CKA, last layer", "", _last_cka, False),
+        ("tradeoff", "Parameters", "", lambda arm: fmt.quantity(arm.arm.cost.parameters), True),
+        ("tradeoff", "FLOPs", "", lambda arm: fmt.quantity(arm.arm.cost.flops), False),
+        ("tradeoff", "File size", "", lambda arm: fmt.file_size(arm.arm.cost.file_bytes), False),
+        ("tradeoff", "Latency, batch 1", "ms", lambda arm: fmt.milliseconds(arm.arm.cost.latency_ms_batch1), True),
+        ("tradeoff", batch, "ms", lambda arm: fmt.milliseconds(arm.arm.cost.latency_ms_batched), False),
+        ("tradeoff", "Training time", "", lambda arm: fmt.seconds(arm.train_seconds), False),
+    ]
+
+
+def _last_cka(arm: Measured) -> str:
+    found = similarity_of(arm)
+    return fmt.DASH if found is None else f"{last_layer(found):.3f}"
 
 
 def test_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,50 @@
+"""Where in the network the student says what the teacher says: linear CKA by layer as a picture per arm."""
+
+from __future__ import annotations
+
+import math
+
+from kd_lightning.report import format as fmt
+from kd_lightning.report.heatmap import Cell, heatmap
+from kd_lightning.report.records import Similarity
+from kd_lightning.report.results import Comparison, Measured
+from kd_lightning.report.svg import Plot, short
+
+PICTURES = 4
+
+
+def similarity_of(arm: Measured) -> Similarity | None:
+    """Mean over the seeds that have the same layers as the first; None where none was measured."""
+    found = [run.similarity for run in arm.arm.runs if run.similarity is not None]
+    found = [one for one in found if (one.teacher, one.student) == (found[0].teacher, found[0].student)]
+    if not found:
+        return None
+    values = [
+        [sum(cells) / len(cells) for cells in zip(*rows, strict=True)]
+        for rows in zip(*(one.values for one in found), strict=True)
+    ]
+    return Similarity(found[0].teacher, found[0].student, values)
+
+
+def last_layer(similarity: Similarity) -> float:
+    """CKA of the last layers: what the two classifiers see."""
+    return similarity.values[-1][-1]
+
+
+def alike(comparison: Comparison) -> list[Plot]:
+    """A matrix for each of the first arms: layers of the teacher downwards, of the student across."""
+    found = [(arm, one) for arm in comparison.arms if (one := similarity_of(arm)) is not None]
+    return [_picture(arm, one) for arm, one in found if arm.kind != "teacher"][:PICTURES]
+
+
+def _picture(arm: Measured, one: Similarity) -> Plot:
+    title = f"{short(arm)} and the teacher: {last_layer(one):.2f} at the last layer"
+    cells = [
+        [
+            Cell(0.0 if math.isnan(value) else value, "blue", fmt.DASH if math.isnan(value) else f"{value:.2f}")
+            for value in row
+        ]
+        for row in one.values
+    ]
+    rows, columns = ([fmt.clean(name, 20) for name in names] for names in (one.teacher, one.student))
+    return Plot(title, heatmap(cells, rows, columns, "layer of the teacher", f"layer of {short(arm)}", title))
