@@ -143,6 +143,10 @@ class Compare:
     latency_batch: int = 64
     alpha: float = 0.05
     """Significance level of the verdict."""
+    robustness: bool = True
+    """Measure the accuracy on test images with noise, blur and shift."""
+    cka: bool = True
+    """Measure how alike the layers of student and teacher are (linear CKA)."""
 
 
 @dataclass
@@ -229,8 +233,10 @@ class Tune:
 
     objectives: list[str] = field(default_factory=lambda: ["validation"])
     """validation (the monitored metric), latency (ms, batch 1), parameters, flops, bytes."""
-    trial: Any = None
-    """{storage, study, number} of the trial that this is, for stopping it early; null: none."""
+    curve: bool = False
+    """Write the validation of every epoch to curve.json (job=train)."""
+    medians: str | None = None
+    """JSON file with epoch -> median validation of earlier trials: training stops where it falls behind."""
 
 
 @dataclass
