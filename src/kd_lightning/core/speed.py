@@ -47,7 +47,8 @@ def fused(optimizer: OptimizerFactory) -> OptimizerFactory:
         parameters = [parameter for group in groups for parameter in group["params"]]
         able = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         if not able or optimizer.keywords.get("dampening"):
-            return optimizer(groups)
+            plain: Optimizer = optimizer(groups)
+            return plain
         built: Optimizer = functools.partial(optimizer, fused=True)(groups)
         for group in built.param_groups:
             if group.get("momentum"):
