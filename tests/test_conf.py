@@ -25,7 +25,7 @@ def hydra():
 
 def test_every_group_is_looked_at():
     tested = {"experiment", "data", "model", "method", "term", "optimizer", "scheduler", "trainer", "metrics"}
-    assert {p.name for p in CONF.iterdir() if p.is_dir()} == tested | {"callbacks", "logger"}
+    assert {p.name for p in CONF.iterdir() if p.is_dir()} == tested | {"callbacks", "logger", "hydra"}
 
 
 @pytest.mark.parametrize("name", choices("experiment"))

@@ -17,6 +17,7 @@ ALLOWED = {
     "core": set(),
     "teachers": {"core", "data", "models"},
     "report": set(),
+    "tuning": {"launch", "runs"},
     "deploy": {"data", "models", "report", "explain"},
 }
 HEAVY = ("torch", "lightning", "torchvision", "transformers", "timm", "torchmetrics", "wandb", "sklearn")

@@ -5,29 +5,50 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from kd_lightning.jobs._arm import fit_arm
 from kd_lightning.jobs._assemble import build_data, needs_teacher
 from kd_lightning.jobs._check import check_targets
+from kd_lightning.jobs._objectives import check_objectives, objectives
 from kd_lightning.jobs._teacher import obtain_teacher
 from kd_lightning.runs import is_main_process, write_status
+from kd_lightning.tuning.stop import STOPPED, MedianStop, TrialStoppedError
 
 log = logging.getLogger("kd_lightning")
 
 
-def run(cfg: DictConfig, folder: Path) -> float | None:
-    """Train; returns the student's best value of ``metrics.monitor`` on validation, or None without a validation."""
+def run(cfg: DictConfig, folder: Path) -> float | list[float | None] | str | None:
+    """Train; returns what ``tune.objectives`` asks for: by default the best value of ``metrics.monitor`` on validation.
+
+    None without a validation, and ``"stopped"`` for a trial that a sweep stopped early.
+    """
     check_targets(cfg)
+    check_objectives(cfg)
     data = build_data(cfg)
     if is_main_process():
         data.save_split(folder)
     teacher = obtain_teacher(cfg, data)[0] if needs_teacher(cfg.method) else None
-    arm = fit_arm(cfg, folder, data, teacher, label=f"student {cfg.student.name} + {cfg.method.name}")
-    best: float | None = arm.record["validation"][cfg.metrics.monitor]
+    label = f"student {cfg.student.name} + {cfg.method.name}"
+    try:
+        arm = fit_arm(_watched(cfg, folder), folder, data, teacher, label)
+    except TrialStoppedError as stop:
+        log.info(str(stop))
+        return STOPPED
+    result = objectives(cfg, arm, data)
     if not is_main_process():
-        return best
+        return result
     write_status(folder, student=".")
     for which, metrics in arm.record["test"].items():
         log.info(f"test ({which}): " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    return best
+    return result
+
+
+def _watched(cfg: DictConfig, folder: Path) -> DictConfig:
+    """The configuration with the callback that a sweep's trial needs."""
+    if cfg.tune.curve or cfg.tune.medians is not None:
+        node = {"_target_": f"{MedianStop.__module__}.{MedianStop.__qualname__}", "folder": str(folder)}
+        node |= {"monitor": cfg.metrics.monitor, "mode": cfg.metrics.mode, "medians": cfg.tune.medians}
+        with open_dict(cfg.callbacks):
+            cfg.callbacks["median_stop"] = node
+    return cfg
