@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -92,3 +93,18 @@ def race(overrides: Sequence[str], others: Mapping[str, Step], rounds: int, step
     with tempfile.TemporaryDirectory() as folder:
         train.run(cfg, Path(folder))
     return _turns.times
+
+
+def write_cache(overrides: Sequence[str]) -> tuple[float, int]:
+    """``job=cache`` with these arguments; seconds, and batches of 64 that the teacher ran on."""
+    from kd_lightning.jobs import cache
+
+    cfg = composed([*overrides, "job=cache", "teacher.cache=write"])
+    with open_dict(cfg):
+        cfg.teacher.fit = None
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        cache.run(cfg, Path(folder))
+    seconds = time.perf_counter() - started
+    train = int(cfg.data.source.samples * (1 - cfg.data.val_fraction - cfg.data.test_fraction))
+    return seconds, int(cfg.teacher.views) * max(1, round(train / 64))

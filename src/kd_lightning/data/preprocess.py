@@ -61,12 +61,12 @@ def decode(image: Image | str | Path, channels: int, image_size: int | Size, dec
 def normalise(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """``(inputs - mean) / std`` along dimension 1; inputs (B, C, ...), mean and std (C,)."""
     shape = (1, -1, *[1] * (inputs.ndim - 2))
-    return (inputs - mean.view(shape)) / std.view(shape)
+    return (inputs - mean.view(shape)).div_(std.view(shape))
 
 
 def to_float(inputs: Tensor) -> Tensor:
     """uint8 as float32 in [0, 1]; floats as float32 as they are."""
-    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+    return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs.float()
 
 
 def apply_preprocessing(image: Image | str | Path, preprocessing: dict[str, Any]) -> Tensor:
