@@ -33,7 +33,8 @@ class Steps(pl.Callback):
         self.steps.append({"terms": sorted(terms), "changed": changed})
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.path.write_text(json.dumps(self.steps))
+        if trainer.is_global_zero:
+            self.path.write_text(json.dumps(self.steps))
 
 
 class Memory(pl.Callback):
