@@ -93,9 +93,9 @@ def _input(preprocessing: dict[str, Any]) -> str:
     shrink = f"so that the shorter side is {decode} pixels" if decode else f"so that it just covers {height} x {width}"
     return (
         f"## Input\n\n`image`: (B, {channels}, {height}, {width}) float32, {'grey' if channels == 1 else 'RGB'}. A"
-        f" picture is turned upright (EXIF), resized (bilinear, antialiased) {shrink}, cut at the centre, divided by 255, and"
-        f" normalised with mean {_short(preprocessing['mean'])} and deviation {_short(preprocessing['std'])}. The exact"
-        " numbers are in `preprocessing.json`; `kd_lightning.data.preprocess.apply_preprocessing` does all of it."
+        f" picture is turned upright (EXIF), resized (bilinear, antialiased) {shrink}, cut at the centre, divided by"
+        f" 255, and normalised with mean {_short(preprocessing['mean'])} and deviation {_short(preprocessing['std'])}."
+        " Exact numbers are in `preprocessing.json`; `kd_lightning.data.preprocess.apply_preprocessing` does it all."
     )
 
 

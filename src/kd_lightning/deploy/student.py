@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kd_lightning.data.preprocess import apply_preprocessing
-from kd_lightning.deploy.formats import known_format
+from kd_lightning.deploy.formats import FORMATS, known_format
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,15 +31,10 @@ class ExportedStudent:
     """
 
     def __init__(self, folder: str | Path, backend: str = "onnx", setting: str = "backend") -> None:
-        form = known_format(backend, f"{setting}={backend}")
-        self.folder, self.backend = export_folder(folder), backend
-        path = self.folder / form.file
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{self.folder} holds no {form.file}: write it with job=export run={folder} export.formats=[{backend}]."
-            )
-        self.preprocessing: dict[str, Any] = json.loads((self.folder / PREPROCESSING).read_text())
-        self.run = form.load(path)
+        path = exported_file(folder, backend, setting)
+        self.folder, self.backend = path.parent, backend
+        self.preprocessing = read_preprocessing(self.folder)
+        self.run = FORMATS[backend].load(path)
 
     def read(self, picture: Image | str | Path) -> Tensor:
         """A picture as the network takes it, (1, C, H, W).
@@ -68,6 +63,23 @@ def top_classes(logits: Tensor, names: list[str], top: int) -> list[list[dict[st
         [{"class": names[i], "probability": round(p, 6)} for p, i in zip(*row, strict=True)]
         for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+
+
+def exported_file(folder: str | Path, backend: str, setting: str = "backend") -> Path:
+    """The file of an exported student in one format; arguments and errors as for ``ExportedStudent``."""
+    form = known_format(backend, f"{setting}={backend}")
+    path = export_folder(folder) / form.file
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} holds no {form.file}: write it with job=export run={folder} export.formats=[{backend}]."
+        )
+    return path
+
+
+def read_preprocessing(export: Path) -> dict[str, Any]:
+    """What preprocessing.json of an export folder says."""
+    content: dict[str, Any] = json.loads((export / PREPROCESSING).read_text())
+    return content
 
 
 def export_folder(folder: str | Path) -> Path:

@@ -1,0 +1,141 @@
+"""What stands before the models: the page, and requests turned into pixels within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Collection
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kd_lightning.deploy.pictures import Limits, RefusedError, picture_in_json, unpack
+
+# The page and its answers come from here and nowhere else.
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline';"
+    " img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+HOW = 'Send a picture as multipart/form-data (field "image") or as application/json ({"image": "<base64>"}).'
+# So much of an upload that is too large is still read, so that its sender gets to see the answer.
+DRAIN = 256 * 2**20
+
+
+class Gate:
+    """ASGI middleware: ``GET /`` gives the page; a picture posted to a model's path arrives there as pixels.
+
+    The model behind gets JSON ``{"pixels": <base64 of uint8 (C, H, W)>}`` and never sees what strangers wrote.
+
+    Args:
+        app: The server behind.
+        paths: Where models are.
+        preprocessing: Size and channels of their input.
+        limits: What a request may cost.
+        page: HTML.
+    """
+
+    def __init__(
+        self, app: ASGIApp, paths: Collection[str], preprocessing: dict[str, Any], limits: Limits, page: str
+    ) -> None:
+        self.app, self.paths = app, frozenset(paths)
+        self.preprocessing, self.limits, self.page = preprocessing, limits, page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, refuse or pass on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif scope["path"] == "/" and scope["method"] in ("GET", "HEAD"):
+            await HTMLResponse(self.page, headers=HEADERS)(scope, receive, send)
+        elif scope["path"] in self.paths and scope["method"] == "POST":
+            await self._post(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            data = await self._picture(Request(scope, receive))
+            pixels = await run_in_threadpool(unpack, data, self.preprocessing, self.limits)
+        except ClientDisconnect:
+            return
+        except RefusedError as refused:
+            await JSONResponse({"detail": refused.reason}, refused.status)(scope, receive, send)
+            return
+        body = json.dumps({"pixels": base64.b64encode(pixels.numpy().tobytes()).decode()}).encode()
+        await self.app(_as_json(scope, len(body)), _replay(body, receive), send)
+
+    async def _picture(self, request: Request) -> bytes:
+        """The picture file of a request."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
+            body = await asyncio.wait_for(self._body(request), self.limits.seconds)
+        except TimeoutError:
+            raise RefusedError(408, f"The request was not complete after {self.limits.seconds:g} s.") from None
+        if kind not in ("application/json", "multipart/form-data"):
+            raise RefusedError(415, f"The content type {kind or '(none)'} is not taken. {HOW}")
+        if not body:
+            raise RefusedError(400, f"The request is empty. {HOW}")
+        if kind == "application/json":
+            return await run_in_threadpool(picture_in_json, body, self.limits)
+        return await self._upload(request, body)
+
+    async def _body(self, request: Request) -> bytes:
+        """The whole body. Of one that is too large the rest is read and forgotten: who still sends does not listen."""
+        parts: list[bytes] = []
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size <= self.limits.max_body:
+                parts.append(part)
+                continue
+            parts.clear()
+            if size > DRAIN:
+                break
+        if size > self.limits.max_body:
+            raise RefusedError(413, f"The request is too large; pictures have at most {self.limits.max_bytes:,} bytes.")
+        return b"".join(parts)
+
+    async def _upload(self, request: Request, body: bytes) -> bytes:
+        """The one file of a form."""
+
+        async def stream() -> Any:
+            yield body
+
+        try:
+            form = await MultiPartParser(
+                request.headers, stream(), max_files=1, max_fields=10, max_part_size=self.limits.max_body
+            ).parse()
+        except (MultiPartException, ValueError, KeyError) as error:
+            reason = getattr(error, "message", None) or "it cannot be taken apart"
+            raise RefusedError(400, f"The form is broken: {str(reason).rstrip('.')}. {HOW}") from None
+        try:
+            image = form.get("image")
+            if image is None or isinstance(image, str):
+                raise RefusedError(400, f'The form has no file under "image". {HOW}')
+            return self.limits.check_size(await image.read())
+        finally:
+            await form.close()
+
+
+def _as_json(scope: Scope, length: int) -> Scope:
+    """The request as if it had come as JSON."""
+    kept = [(k, v) for k, v in scope["headers"] if k not in (b"content-type", b"content-length", b"transfer-encoding")]
+    new = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
+    return {**scope, "headers": [*kept, *new]}
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Gives the body once, then what the connection says (that it was closed)."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay

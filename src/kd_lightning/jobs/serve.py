@@ -1,0 +1,144 @@
+"""``job=serve run=<folder>``: the exported student, and its teacher beside it, behind HTTP with a page to try them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import socket
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from kd_lightning.deploy.formats import FORMATS, Runner
+from kd_lightning.deploy.student import exported_file, read_preprocessing
+from kd_lightning.jobs._export import RECORD
+from kd_lightning.jobs._load import load_run, required_run
+
+log = logging.getLogger("kd_lightning")
+
+HOSTS = ("127.0.0.1", "0.0.0.0", "::")
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Raises:
+        ModuleNotFoundError: LitServe is not installed.
+        ValueError: A setting is wrong, or the port is taken.
+        FileNotFoundError: The run has no export in this format.
+    """
+    _check(cfg.serve)
+    path = exported_file(required_run(cfg), cfg.serve.backend, "serve.backend")
+    export, preprocessing = path.parent, read_preprocessing(path.parent)
+    if preprocessing["image_size"] is None:
+        raise ValueError("This student takes feature vectors; job=serve is for students that take pictures.")
+    record = json.loads((export / RECORD).read_text())
+    teacher = _teacher(record, export) if cfg.serve.teacher else None
+
+    from kd_lightning.deploy.pictures import Limits
+    from kd_lightning.deploy.server import PictureAPI, build_server, serve
+
+    options = {"max_batch_size": cfg.serve.batch_size, "batch_timeout": cfg.serve.timeout_ms / 1000}
+    models = {"/predict": partial(FORMATS[cfg.serve.backend].load, path)}
+    if teacher is not None:
+        models["/predict/teacher"] = teacher
+    apis = [PictureAPI(load, preprocessing, cfg.serve.top, api_path=at, **options) for at, load in models.items()]
+    limits = Limits(int(cfg.serve.max_mb * 1e6), cfg.serve.max_pixels, cfg.serve.request_timeout_s)
+    server = build_server(apis, preprocessing, limits, _facts(cfg, record, preprocessing, teacher), cfg.serve.workers)
+    address = f"http://{cfg.serve.host if ':' not in cfg.serve.host else '[::1]'}:{cfg.serve.port}"
+    log.info(f"Starting {address} ...")
+    serve(server, cfg.serve.host, cfg.serve.port, lambda: log.info(f"Ready: {address}  (Ctrl-C stops it)"))
+    log.info("Stopped.")
+
+
+def _check(serve: DictConfig) -> None:
+    """Refuse what cannot be served, before anything is started."""
+    if importlib.util.find_spec("litserve") is None:
+        raise ModuleNotFoundError("job=serve needs LitServe: pip install 'kd-lightning[serve]' (or litserve).")
+    if serve.host == "localhost":
+        serve.host = "127.0.0.1"
+    if serve.host not in HOSTS:
+        raise ValueError(f"serve.host={serve.host}: choose 127.0.0.1 (this machine only), 0.0.0.0 or :: (all).")
+    if not 1024 <= serve.port <= 65535:
+        raise ValueError(f"serve.port={serve.port}: choose a port from 1024 to 65535.")
+    for name in ("batch_size", "workers", "top", "max_pixels"):
+        if serve[name] < 1:
+            raise ValueError(f"serve.{name} must be at least 1, not {serve[name]}.")
+    for name in ("max_mb", "request_timeout_s"):
+        if not serve[name] > 0:
+            raise ValueError(f"serve.{name} must be positive, not {serve[name]}.")
+    with socket.socket(socket.AF_INET6 if ":" in serve.host else socket.AF_INET) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((serve.host, serve.port))
+        except OSError as error:
+            raise ValueError(f"serve.port={serve.port} cannot be used ({error.strerror}): choose another.") from None
+
+
+def _teacher(record: dict[str, Any], export: Path) -> partial[Runner] | None:
+    """What loads the teacher; None, with a line of log, where this machine does not have it."""
+    if record["teacher"] is None:
+        return None
+    folder = record["teacher"]["folder"]
+    if folder is not None and (Path(folder) / "student.safetensors").is_file():
+        return partial(stored_teacher, folder)
+    if folder is None and _is_given(export):
+        return partial(given_teacher, export / "config.yaml")
+    log.info(f"The teacher {record['teacher']['name']} is not on this machine: the student is served alone.")
+    return None
+
+
+def _is_given(export: Path) -> bool:
+    """Whether the teacher can be built from the run's configuration: its checkpoint is there, or it needs none."""
+    teacher = OmegaConf.load(export / "config.yaml").teacher
+    return teacher.fit is None if teacher.checkpoint is None else Path(teacher.checkpoint).exists()
+
+
+def stored_teacher(folder: str) -> Runner:
+    """A teacher that was trained here, as a function of images."""
+    loaded = load_run(folder)
+    return _called(loaded.net, loaded.cfg.student.call)
+
+
+def given_teacher(config: Path) -> Runner:
+    """A teacher from elsewhere, as the run used it."""
+    from kd_lightning.jobs._assemble import build_net
+
+    teacher: Any = OmegaConf.load(config).teacher
+    return _called(build_net(teacher, teacher.seed).eval(), teacher.call)
+
+
+def _called(net: torch.nn.Module, call: DictConfig) -> Runner:
+    """Images to logits, in PyTorch."""
+    called = instantiate(call)
+
+    def run(image: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = called(net, {"image": image})["logits"]
+        return logits
+
+    return run
+
+
+def _facts(cfg: DictConfig, record: dict[str, Any], preprocessing: dict[str, Any], teacher: Any) -> dict[str, Any]:
+    """What the page tells of the models."""
+    figures = record["formats"].get(cfg.serve.backend, record["pytorch"])
+    served = teacher is not None
+    return {
+        "student": {
+            "name": record["model"],
+            "format": FORMATS[cfg.serve.backend].title,
+            "accuracy": figures["accuracy"],
+            "bytes": figures["bytes"],
+        },
+        "teacher": {"name": record["teacher"]["name"], "accuracy": record["teacher"]["accuracy"]} if served else None,
+        "data": record["data"]["name"],
+        "classes": preprocessing["class_names"],
+        "max_mb": cfg.serve.max_mb,
+    }
