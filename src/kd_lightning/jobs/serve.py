@@ -137,7 +137,7 @@ def _facts(cfg: DictConfig, record: dict[str, Any], preprocessing: dict[str, Any
             "accuracy": figures["accuracy"],
             "bytes": figures["bytes"],
         },
-        "teacher": {"name": record["teacher"]["name"], "accuracy": record["teacher"]["accuracy"]} if served else None,
+        "teacher": {**record["teacher"], "format": "PyTorch", "folder": None} if served else None,
         "data": record["data"]["name"],
         "classes": preprocessing["class_names"],
         "max_mb": cfg.serve.max_mb,
