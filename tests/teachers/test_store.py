@@ -1,23 +1,17 @@
 """Shards and stores: whole or absent, checked, mapped, written by several."""
 
-import hashlib
 import multiprocessing
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from kd_lightning.teachers import store as store_module
-from kd_lightning.teachers.fill import fill
-from kd_lightning.teachers.shards import DamagedShardError, open_shard, remove_leftovers, write_shard
+from kd_lightning.teachers.fill import NotStorableError, fill
+from kd_lightning.teachers.shards import DamagedShardError, write_shard
 from kd_lightning.teachers.store import Place, Signal, Store, StoredSignals
-
-IDENTITY = {"store": "abc", "signal": "logits", "view": "0", "start": "0"}
+from tests.teachers.test_shards import damage_byte
 
 
 def signal_of(shape=(5,), stored=torch.float16, name="logits"):
@@ -47,96 +41,6 @@ def filled(root, samples=10, views=2, signal=None, forward=forward):
 @pytest.fixture
 def small_shards(monkeypatch):
     monkeypatch.setattr(store_module, "SHARD_ROWS", 4)
-
-
-# -- one shard
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int32, torch.int64, torch.bool])
-def test_what_is_written_is_read(tmp_path, dtype):
-    rows = (torch.randn(7, 2, 3) * 5).to(dtype)
-    write_shard(tmp_path / "a" / "x.safetensors", rows, IDENTITY)
-    assert torch.equal(open_shard(tmp_path / "a" / "x.safetensors", IDENTITY), rows)
-    assert torch.equal(load_file(tmp_path / "a" / "x.safetensors")["rows"], rows)  # readable without us
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["x.safetensors"]
-
-
-def damage_byte(path, at):
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(bytes(data))
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: damage_byte(path, -1),
-        lambda path: damage_byte(path, path.read_bytes().index(b"sha256") + 12),
-        lambda path: path.write_bytes(path.read_bytes()[:-7]),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"\xff" * 100),
-    ],
-    ids=["last byte", "checksum", "truncated", "empty", "other"],
-)
-def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
-    path = tmp_path / "x.safetensors"
-    write_shard(path, torch.randn(7, 3), IDENTITY)
-    open_shard(path, IDENTITY)
-    damage(path)
-    with pytest.raises(DamagedShardError, match=r"x\.safetensors is damaged"):
-        open_shard(path, IDENTITY)
-
-
-@pytest.mark.parametrize("key", sorted(IDENTITY))
-def test_a_file_of_something_else_is_refused(tmp_path, key):
-    write_shard(tmp_path / "x", torch.zeros(2), IDENTITY)
-    with pytest.raises(DamagedShardError, match=f"belongs to something else: its {key} differs"):
-        open_shard(tmp_path / "x", {**IDENTITY, key: "other"})
-
-
-def test_the_checksum_is_verified_once_in_a_process(tmp_path, monkeypatch):
-    path, calls = tmp_path / "x", []
-    write_shard(path, torch.randn(7, 3), IDENTITY)
-    original = hashlib.sha256
-    monkeypatch.setattr(hashlib, "sha256", lambda *args: calls.append(1) or original(*args))
-    open_shard(path, IDENTITY)
-    open_shard(path, IDENTITY)
-    assert len(calls) == 1
-
-
-def test_leftovers_of_dead_writers_are_removed_and_those_of_others_are_not(tmp_path):
-    host = os.uname().nodename
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    parts = {owner: tmp_path / f".x.safetensors.{owner}.part" for owner in (f"{host}.{int(dead.stdout)}",)}
-    parts |= {owner: tmp_path / f".x.safetensors.{owner}.part" for owner in (f"{host}.{os.getpid()}", "elsewhere.1")}
-    for part in parts.values():
-        part.write_text("half")
-    remove_leftovers(tmp_path)
-    assert [part.exists() for part in parts.values()] == [False, True, True]
-
-
-def anonymous_kb():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the kinds of memory apart")
-def test_random_reads_copy_rows_and_not_the_shard(tmp_path):
-    signal = Signal("x", (64, 16, 16), torch.float16, torch.float32)
-    store = Store(tmp_path, {}, signal.shard_rows)
-    assert signal.shard_rows * signal.row_bytes == store_module.SHARD_BYTES  # 64 MiB
-    place = Place(signal, 0, 0)
-    write_shard(store.path(place), torch.ones(signal.shard_rows, *signal.shape).half(), store.identity(place))
-    store.rows(signal, 0, torch.tensor([0]))
-    before = anonymous_kb()
-    for _ in range(20):
-        rows = store.rows(signal, 0, torch.randint(0, signal.shard_rows, (16,)))
-    assert rows.shape == (16, 64, 16, 16)
-    assert anonymous_kb() - before < 8 * 1024
-    where = store._shard(place).data_ptr()
-    spans = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-    inside = [s[-1] for s in spans if int(s[0].split("-")[0], 16) <= where < int(s[0].split("-")[1], 16)]
-    assert inside == [str(store.path(place))]
 
 
 # -- the layout of a store
@@ -215,7 +119,7 @@ def test_a_damaged_file_is_written_anew(tmp_path):
 
 
 def test_values_that_do_not_fit_the_type_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"'logits' reaches 1e\+06, too large for float16.*cache_dtype=bf16"):
+    with pytest.raises(NotStorableError, match=r"'logits' reaches 1e\+06, too large for float16.*cache_dtype=bf16"):
         filled(tmp_path, forward=lambda batch: {"logits": value(batch["index"], 0) + 1e6})
     infinite = {"logits": torch.full((10, 5), -torch.inf)}  # a masked class is no overflow
     store, signal = filled(tmp_path, forward=lambda batch: {"logits": infinite["logits"][batch["index"]]})
@@ -223,7 +127,7 @@ def test_values_that_do_not_fit_the_type_are_refused(tmp_path):
 
 
 def test_rows_of_changing_shape_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"shape \(6,\) here and \(5,\) before"):
+    with pytest.raises(NotStorableError, match=r"shape \(6,\) here and \(5,\) before"):
         filled(tmp_path, forward=lambda batch: {"logits": value(batch["index"], 0, 6)})
 
 
@@ -235,6 +139,30 @@ def test_entries_of_a_batch(tmp_path):
     assert torch.equal(got["teacher/logits"], value(index, 1).half())
     one = StoredSignals(store, {"logits": signal}, "teacher", one_view=True)(index, 17)
     assert torch.equal(one["teacher/logits"], value(index, 0).half())
+
+
+def anonymous_kb():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the kinds of memory apart")
+def test_random_reads_copy_rows_and_not_the_shard(tmp_path):
+    signal = Signal("x", (64, 16, 16), torch.float16, torch.float32)
+    store = Store(tmp_path, {}, signal.shard_rows)
+    assert signal.shard_rows * signal.row_bytes == store_module.SHARD_BYTES  # 64 MiB
+    place = Place(signal, 0, 0)
+    write_shard(store.path(place), torch.ones(signal.shard_rows, *signal.shape).half(), store.identity(place))
+    store.rows(signal, 0, torch.tensor([0]))
+    before = anonymous_kb()
+    for _ in range(20):
+        rows = store.rows(signal, 0, torch.randint(0, signal.shard_rows, (16,)))
+    assert rows.shape == (16, 64, 16, 16)
+    assert anonymous_kb() - before < 8 * 1024
+    where = store._shard(place).data_ptr()
+    spans = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    inside = [s[-1] for s in spans if int(s[0].split("-")[0], 16) <= where < int(s[0].split("-")[1], 16)]
+    assert inside == [str(store.path(place))]
 
 
 # -- stopped, and several at once

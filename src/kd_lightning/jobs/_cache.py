@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,9 @@ def provide(plan: Plan, cfg: DictConfig, mode: str, reads: int) -> None:
         f"teacher cache: writing {plan.what} to {plan.store.folder}: {_size(plan.bytes_of(faults))}, about"
         f" {_time(seconds)}; {reads:,} rows will be read, {rows:,} are written"
     )
+    started = time.perf_counter()
     plan.fill(faults)
+    log.info(f"teacher cache: written in {_time(time.perf_counter() - started)}")
 
 
 def _check_room(plan: Plan, cfg: DictConfig, faults: dict[Place, str]) -> None:

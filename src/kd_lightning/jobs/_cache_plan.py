@@ -15,7 +15,7 @@ from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.jobs._cache_live import CacheError, LiveTeacher, facts
-from kd_lightning.teachers.fill import fill
+from kd_lightning.teachers.fill import NotStorableError, as_stored, fill
 from kd_lightning.teachers.store import Place, Signal, Store
 from kd_lightning.teachers.topk import TOPK
 
@@ -32,6 +32,7 @@ class Plan:
         views: How many views.
         one_view: Samples look the same in every view, and only the first is stored.
         example: A raw training batch.
+        values: What the teacher gives for it, by name in the store.
         teacher: Makes the signals.
         batch_size: Samples that it takes at once.
     """
@@ -41,6 +42,7 @@ class Plan:
     views: int
     one_view: bool
     example: dict[str, Any]
+    values: dict[str, Tensor]
     teacher: LiveTeacher
     batch_size: int
 
@@ -79,8 +81,7 @@ class Plan:
 
     def seconds(self, rows: int) -> float:
         """How long the teacher takes for them, measured on the example."""
-        with self.teacher:
-            self.teacher(self.example)
+        with self.teacher:  # it has run once, for the shapes
             start = time.perf_counter()
             values = self.teacher(self.example)
             for value in values.values():  # a GPU has answered when the values are here
@@ -94,11 +95,9 @@ class Plan:
         if not whole:
             return []
         view = 0 if self.one_view else self.example["view"]
-        with self.teacher:
-            values = self.teacher(self.example)
         stale = []
         for name, signal in whole.items():
-            now = values[signal.name].float().cpu()
+            now = self.values[signal.name].float().cpu()
             then = self.store.rows(signal, view, self.example["index"]).float()
             # Coarse: another device and other kernels round differently, another net differs by far.
             finite = now.isfinite() & then.isfinite()
@@ -111,10 +110,13 @@ class Plan:
         """Write these shards.
 
         Raises:
-            CacheError: Some are still missing afterwards.
+            CacheError: Some values cannot be stored, or some shards are still missing afterwards.
         """
-        with self.teacher:
-            fill(self.store, faults, self.teacher, self.teacher.data.replay, self.batch_size)
+        try:
+            with self.teacher:
+                fill(self.store, faults, self.teacher, self.teacher.data.replay, self.batch_size)
+        except NotStorableError as error:
+            raise CacheError(str(error), "Set that, or teacher.cache=off.") from None
         left = self.faults()
         if left:
             raise CacheError(f"writing failed: {next(iter(left.values()))}", "Try once more, or set teacher.cache=off.")
@@ -155,7 +157,7 @@ def make_plan(
     epochs = planned_epochs(cfg, batches_per_epoch(cfg, data))
     views = 1 if one_view else min(epochs, data.num_views or epochs)
     store = Store(cfg.teacher.cache_dir, facts(cfg, data, live, teacher), data.num_samples)
-    return Plan(store, signals, max(1, views), one_view, raw, live, data.eval_batch_size)
+    return Plan(store, signals, max(1, views), one_view, raw, values, live, data.eval_batch_size)
 
 
 def _check(cfg: DictConfig, data: KDDataModule, asked: Sequence[Reference]) -> None:
@@ -184,7 +186,12 @@ def _signal(name: str, stored: str, value: Any, batch: int, dtype: str) -> Signa
             "Tap a place whose first dimension is the batch, or set teacher.cache=off.",
         )
     kind = _STORED[dtype] if value.is_floating_point() else torch.int32 if name == "topk_indices" else value.dtype
-    return Signal(stored, tuple(value.shape[1:]), kind, value.dtype)
+    signal = Signal(stored, tuple(value.shape[1:]), kind, value.dtype)
+    try:
+        as_stored(value, signal)
+    except NotStorableError as error:
+        raise CacheError(str(error), "Set that, or teacher.cache=off.") from None
+    return signal
 
 
 def batches_per_epoch(cfg: DictConfig, data: KDDataModule) -> int:

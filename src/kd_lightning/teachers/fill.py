@@ -20,6 +20,11 @@ from kd_lightning.teachers.store import Place, Signal, Store
 
 log = logging.getLogger(__name__)
 
+
+class NotStorableError(ValueError):
+    """Values that cannot be stored as they are."""
+
+
 Forward = Callable[[dict[str, Any]], Mapping[str, Tensor]]
 Replay = Callable[[Iterable[Draw]], Iterable[dict[str, Any]]]
 _REPORT_SECONDS = 30.0
@@ -36,7 +41,7 @@ def fill(store: Store, missing: Iterable[Place], forward: Forward, replay: Repla
         batch_size: Samples in a batch.
 
     Raises:
-        ValueError: A value is too large for the type it is stored as, or its shape is not the expected one.
+        NotStorableError: A value is too large for the type it is stored as, or its shape is not the expected one.
     """
     missing = list(missing)
     for place in missing:
@@ -134,17 +139,17 @@ def as_stored(values: Tensor, signal: Signal) -> Tensor:
     """Values in the type that they are stored as, on the CPU.
 
     Raises:
-        ValueError: A finite value becomes infinite; or the rows have another shape than those before.
+        NotStorableError: A finite value becomes infinite; or the rows have another shape than those before.
     """
     if tuple(values.shape[1:]) != signal.shape:
-        raise ValueError(
-            f"teacher cache: '{signal.name}' gives rows of shape {tuple(values.shape[1:])} here and {signal.shape}"
-            " before. Only signals of one shape can be stored: set teacher.cache=off, or pad every batch to one length."
+        raise NotStorableError(
+            f"'{signal.name}' gives rows of shape {tuple(values.shape[1:])} here and {signal.shape} before; what is"
+            " stored must have one shape"
         )
     rows = values.detach().to(signal.stored)
     if rows.is_floating_point() and bool((rows.isinf() & values.isfinite()).any()):
-        raise ValueError(
-            f"teacher cache: '{signal.name}' reaches {values.abs().max().item():.3g}, too large for"
-            f" {str(signal.stored).removeprefix('torch.')}. Set teacher.cache_dtype=bf16 or fp32."
+        raise NotStorableError(
+            f"'{signal.name}' reaches {values.abs().max().item():.3g}, too large for"
+            f" {str(signal.stored).removeprefix('torch.')} (teacher.cache_dtype=bf16 or fp32 holds it)"
         )
     return rows.cpu()
