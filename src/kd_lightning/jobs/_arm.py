@@ -67,6 +67,7 @@ class FittedArm:
 def arm_identity(cfg: DictConfig, data: KDDataModule, teacher: nn.Module | None) -> str:
     """Hash of all that decides what the arm becomes: configuration, data, split, teacher's weights."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain["method"].pop("info", None)  # what is known about a method, not what it does
     trainer = {key: plain["trainer"][key] for key in _TRAINER_IDENTITY}
     settings = {key: value for key, value in plain["data"].items() if key not in _DATA_PLACE}
     weights = None if teacher is None else weights_hash(teacher)

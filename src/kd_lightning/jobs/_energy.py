@@ -23,13 +23,13 @@ class EnergyMeter:
 
     Args:
         gpu: Also ask nvidia-smi for the power of the visible GPUs.
-        powercap: Where Linux shows the counters.
+        powercap: Where Linux shows the counters; None: /sys/class/powercap.
         every: Seconds between two readings.
     """
 
-    def __init__(self, gpu: bool = False, powercap: Path = POWERCAP, every: float = SECONDS) -> None:
+    def __init__(self, gpu: bool = False, powercap: Path | None = None, every: float = SECONDS) -> None:
         self._gpu = gpu and shutil.which("nvidia-smi") is not None
-        self._powercap, self._every = powercap, every
+        self._powercap, self._every = powercap or POWERCAP, every
         self._stop = threading.Event()
         self._sums: dict[str, float] = {}
 

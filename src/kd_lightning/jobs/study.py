@@ -13,7 +13,7 @@ from kd_lightning.jobs._check import check_targets
 from kd_lightning.jobs._comparison import build_arm, build_comparison, build_teacher_arm, cost_of, read_record, show
 from kd_lightning.jobs._load import load_run
 from kd_lightning.jobs._study import ALONE, PLAIN_KD, Cell, Recipe, Study, open_study, study_recipes
-from kd_lightning.jobs._study_tables import cost_sentence, study_numbers, study_table, teacher_check
+from kd_lightning.jobs._study_tables import cost_sentence, protocol_sentence, study_numbers, study_table, teacher_check
 from kd_lightning.jobs._study_work import failures, work, work_in_processes
 from kd_lightning.report.results import Comparison
 from kd_lightning.runs import is_main_process, write_json, write_status
@@ -93,8 +93,9 @@ def _conclude(cfg: DictConfig, folder: Path, study: Study, recipes: list[Recipe]
     console.print(cost_sentence(rows), highlight=False, markup=False)
     teacher = comparison.teacher
     warning = None if teacher is None else teacher_check(rows, teacher.metrics_mean("top1"), ALONE)
-    if warning:
-        console.print(warning, style="yellow", highlight=False, markup=False)
+    for text in (protocol_sentence(rows), warning):
+        if text is not None:
+            console.print(text, style="yellow", highlight=False, markup=False)
     write_json(folder / "study.json", {"arms": rows, "verdicts": comparison.verdicts, "missing": failures(study)})
     return None if best is None else known[best]
 
