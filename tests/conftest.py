@@ -66,3 +66,21 @@ def cli(tmp_path, monkeypatch, capfd):
         return Outcome(code, out + err, folders[-1].parent if folders else None)
 
     return run
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where there is no Chromium, its tests are deselected, which pytest counts; the summary names the reason."""
+    from tests.jobs.browser import CHROMIUM
+
+    without = [item for item in items if item.get_closest_marker("browser")] if CHROMIUM is None else []
+    if without:
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was not tested."""
+    from tests.jobs.browser import CHROMIUM
+
+    if CHROMIUM is None:
+        terminalreporter.write_line("Not run: the tests marked 'browser' (no Chromium on this machine).")

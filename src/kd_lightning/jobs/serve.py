@@ -129,7 +129,9 @@ def _called(net: torch.nn.Module, call: DictConfig) -> Runner:
 def _facts(cfg: DictConfig, record: dict[str, Any], preprocessing: dict[str, Any], teacher: Any) -> dict[str, Any]:
     """What the page tells of the models."""
     figures = record["formats"].get(cfg.serve.backend, record["pytorch"])
-    served = teacher is not None
+    beside = None
+    if teacher is not None:
+        beside = {"name": record["teacher"]["name"], "accuracy": record["teacher"]["accuracy"], "format": "PyTorch"}
     return {
         "student": {
             "name": record["model"],
@@ -137,7 +139,7 @@ def _facts(cfg: DictConfig, record: dict[str, Any], preprocessing: dict[str, Any
             "accuracy": figures["accuracy"],
             "bytes": figures["bytes"],
         },
-        "teacher": {**record["teacher"], "format": "PyTorch", "folder": None} if served else None,
+        "teacher": beside,
         "data": record["data"]["name"],
         "classes": preprocessing["class_names"],
         "max_mb": cfg.serve.max_mb,
