@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint type format wheel-test lock clean
+.PHONY: help run test test-all lint type format wheel-test bench bench-peers lock clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ format: $(READY)  ## Let ruff mend what it can
 
 wheel-test: $(READY)  ## Build the wheel, install it elsewhere, run an experiment from an empty folder
 	$(BIN)/python -m pytest -m slow tests/test_wheel.py
+
+bench: $(READY)  ## Speed: every figure of docs/benchmarks.md (ten minutes on two cores)
+	$(BIN)/python -m benchmarks.run
+
+bench-peers: $(READY)  ## Speed: the same job with torchdistill, which is installed beside this environment
+	$(BIN)/python -m benchmarks.peers
 
 lock: $(READY)  ## Resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 pyproject.toml --output-file requirements.lock

@@ -233,11 +233,15 @@ def frozen_teacher(settings: Settings) -> str:
     return _contenders(f"Frozen {teacher}, one batch of 64", "teacher", times, "float32")
 
 
+def _small() -> nn.Module:
+    """Compiled in seconds."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 100))
+
+
 def compiled(settings: Settings) -> str:
     """``net.compile()`` of teacher and student, bf16 and channels-last."""
     teacher, student = settings.pair("resnet56", "resnet8")
-    job = Job(teacher, student, *synthetic(200, 32))
-    nets = job.nets()
+    nets = (_small(), _small()) if settings.tiny else Job(teacher, student, *synthetic(200, 32)).nets()
     last = torch.randn(64, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     target = torch.randint(0, 100, (64,))
 
