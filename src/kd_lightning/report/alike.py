@@ -39,12 +39,11 @@ def alike(comparison: Comparison) -> list[Plot]:
 
 def _picture(arm: Measured, one: Similarity) -> Plot:
     title = f"{short(arm)} and the teacher: {last_layer(one):.2f} at the last layer"
-    cells = [
-        [
-            Cell(0.0 if math.isnan(value) else value, "blue", fmt.DASH if math.isnan(value) else f"{value:.2f}")
-            for value in row
-        ]
-        for row in one.values
-    ]
+    cells = [[_cell(value) for value in row] for row in one.values]
     rows, columns = ([fmt.clean(name, 20) for name in names] for names in (one.teacher, one.student))
     return Plot(title, heatmap(cells, rows, columns, "layer of the teacher", f"layer of {short(arm)}", title))
+
+
+def _cell(value: float) -> Cell:
+    """The colour is the square: most values lie near 1, and differ there."""
+    return Cell(0, "blue", fmt.DASH) if math.isnan(value) else Cell(value**2, "blue", f"{value:.2f}")

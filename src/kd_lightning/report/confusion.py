@@ -58,9 +58,10 @@ def confusion(comparison: Comparison) -> list[Plot]:
     if len(comparison.class_names) > MOST_CLASSES:
         return _pairs(comparison)
     contrasts = comparison.contrasts[:ARMS]
-    wanted = {contrast.name for contrast in contrasts} | {comparison.reference}
+    wanted = {contrast.name for contrast in contrasts} | {one.reference for one in contrasts} | {comparison.reference}
     teacher = comparison.teacher
-    arms = [arm for arm in comparison.arms if arm is teacher or arm.name in wanted or not contrasts][: ARMS + 2]
+    arms = [arm for arm in comparison.arms if arm is teacher or arm.name in wanted or not contrasts]
+    arms = arms if contrasts else arms[: ARMS + 2]
     every = {arm.name: rates(arm) for arm in arms}
     worst = max(float(_off_diagonal(one).max()) for one in every.values())
     plots = [_matrix(comparison, arm, every[arm.name], worst) for arm in arms]
@@ -88,7 +89,7 @@ def _matrix(comparison: Comparison, arm: Measured, values: Tensor, worst: float)
     names = _names(comparison)
     title = f"{short(arm)} makes no mistake"
     if worst_here := float(_off_diagonal(values).max()):
-        title = f"{short(arm)} most often takes {names[row]} for {names[column]} ({fmt.percent(worst_here)} %)"
+        title = f"{short(arm)} most often takes {names[row]} for {names[column]} ({fmt.percent(worst_here)}\u00a0%)"
     return _draw(comparison, cells, title)
 
 
@@ -103,11 +104,12 @@ def _difference(comparison: Comparison, name: str, reference: str, change: Tenso
         for i, row in enumerate(change.tolist())
     ]
     names, wrong = _names(comparison), _off_diagonal(change)
-    row, column = divmod(int(wrong.argmin()), len(change))
-    title = f"{short(name)} confuses no pair less than {short(reference)}"
-    if float(wrong.min()) < 0:
-        saved = fmt.points(float(wrong.min()))
-        title = f"Against {short(reference)}, {short(name)} takes {names[row]} for {names[column]} less: {saved} points"
+    row, column = divmod(int(wrong.abs().argmax()), len(change))
+    title = f"{short(name)} makes the same mistakes as {short(reference)}"
+    if most_changed := float(wrong[row, column]):
+        what = f"{short(name)} takes {names[row]} for {names[column]}"
+        how = "less often" if most_changed < 0 else "more often"
+        title = f"Change against {short(reference)}: {what} {how} ({fmt.points(most_changed)} points)"
     return _draw(comparison, cells, title)
 
 
@@ -134,12 +136,16 @@ def _pairs(comparison: Comparison) -> list[Plot]:
         return []
     names, first = _names(comparison), found[0]
     what = f"{names[first.target]} is taken for {names[first.answer]}"
-    parts = [f"{short(arm)} {fmt.percent(rate)} %" for arm, rate in zip(comparison.arms[:3], first.rates, strict=False)]
+    parts = [
+        f"{short(arm)} {fmt.percent(rate)}\u00a0%" for arm, rate in zip(comparison.arms[:3], first.rates, strict=False)
+    ]
     title = f"Most confused: {what} ({', '.join(parts)})"
-    with drawing(FULL, 0.75 + len(found) * min(0.45, 0.16 + 0.065 * len(comparison.arms))) as figure:
+    arms = comparison.leading()
+    with drawing(FULL, 0.75 + len(found) * min(0.45, 0.16 + 0.065 * len(arms))) as figure:
         axes = figure.subplots()
-        series = [[pair.rates[i] for pair in found] for i in range(len(comparison.arms))]
-        bars(axes, series, [look[arm.name].colour for arm in comparison.arms])
+        names_shown = {arm.name for arm in arms}
+        at = [i for i, arm in enumerate(comparison.arms) if arm.name in names_shown]
+        bars(axes, [[pair.rates[i] for pair in found] for i in at], [look[arm.name].colour for arm in arms])
         axes.set(xlabel="share of the class (%)", xlim=(0, None), ylim=(len(found) - 0.5, -0.5))
         axes.set_yticks(range(len(found)), [f"{names[pair.target]} → {names[pair.answer]}" for pair in found])
         grid(axes, "x")

@@ -14,6 +14,7 @@ from kd_lightning.report.svg import FULL, HALF, Look, Plot, drawing, grid, looks
 
 Line = dict[float, float]  # x -> y
 TOTAL = "train/loss"
+PANELS = 6  # arms whose terms are drawn
 NOT_A_LOSS = {"top1", "top5", "accuracy", "acc", "lr", "grad_norm"}
 
 
@@ -43,6 +44,7 @@ def validation(comparison: Comparison) -> Plot | None:
         axes.set_ylim(bottom=_floor(lines.values()))
         label_ends(axes, ends, [short(name) for name in lines], [look[name].colour for name in lines])
         axes.set(xlabel=axis, ylabel="validation top-1 (%)")
+        whole_numbers(axes)
         grid(axes, "y")
         return Plot(title, render(figure, title))
 
@@ -62,6 +64,8 @@ def term_panels(
 ) -> Plot:
     """A panel for each arm, in it a line for each term, told apart by dashes."""
     axis, look = x_axis(comparison), looks(comparison)
+    shown = {arm.name for arm in comparison.leading(PANELS)}
+    panels = [(arm, terms) for arm, terms in panels if arm.name in shown] or panels[:PANELS]
     across = min(3, len(panels))
     down = math.ceil(len(panels) / across)
     with drawing(FULL if across > 1 else HALF, 0.3 + 2.5 * down) as figure:
@@ -76,6 +80,7 @@ def term_panels(
             label_ends(axes, ends, list(terms), [look[arm.name].colour] * len(terms))
             axes.set_title(short(arm), loc="left", fontsize=9, color=look[arm.name].colour, fontweight="bold")
             axes.set_xlabel(axis)
+            whole_numbers(axes)
             if axes.get_yscale() == "linear":
                 axes.locator_params(axis="y", nbins=5)
             grid(axes, "y")
@@ -152,6 +157,13 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, float]], names: Sequence[s
     place = [(math.log(y / low) / math.log(high / low)) if log else (y - low) / (high - low) for _, y in ends]
     for name, colour, y in zip(names, colours, spread(place, 0.075, 0.02, 0.98), strict=True):
         axes.annotate(name, (1, y), (4, 0), "axes fraction", "offset points", color=colour, va="center", fontsize=8.5)
+
+
+def whole_numbers(axes: Any) -> None:
+    """Epochs and steps have no fractions."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def log_scale(axes: Any, terms: dict[str, list[Line]]) -> None:

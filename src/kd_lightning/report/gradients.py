@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from kd_lightning.report import format as fmt
-from kd_lightning.report.curves import Line, draw, label_ends, lines_of, mean_line, term_panels, x_axis
+from kd_lightning.report.curves import Line, draw, label_ends, lines_of, mean_line, term_panels, whole_numbers, x_axis
 from kd_lightning.report.results import Comparison, Measured
 from kd_lightning.report.svg import HALF, INK, Plot, drawing, grid, looks, render, short
 
@@ -57,6 +57,7 @@ def angles(comparison: Comparison) -> Plot | None:
         top = 180 if most > 115 else 120
         axes.set(xlabel=axis, ylabel="angle between the gradients (degrees)", ylim=(0, top))
         axes.set_yticks(range(0, top + 1, 30))
+        whole_numbers(axes)
         label_ends(axes, ends, [short(arm) for arm, _ in found], [look[arm.name].colour for arm, _ in found])
         grid(axes, "y")
         return Plot(title, render(figure, title))
@@ -89,4 +90,4 @@ def _norm_title(panels: list[tuple[Measured, dict[str, list[Line]]]]) -> str:
     if strong == weak or last[weak] <= 0:
         return "Gradient norm by term of the loss"
     ratio = fmt.quantity(last[strong] / last[weak], 2)
-    return f"In {short(arm)} {strong} ends with {ratio} times the gradient of {weak}"
+    return f"{short(arm)}: at the end the gradient of ‘{strong}’ is {ratio} times that of ‘{weak}’"

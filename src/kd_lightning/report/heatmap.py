@@ -9,7 +9,8 @@ from html import escape
 WIDTH = 490  # units of the picture: as many pixels as half of the page
 TONES = {"ink": "currentColor", "gain": "var(--gain, #00694d)", "loss": "var(--loss, #a63e00)", "blue": "var(--blue)"}
 LETTER = 0.6  # width of a letter against its size
-DARK = 0.55  # from this strength on the number stands in the colour of the paper
+DEEPEST = 0.8  # opacity of the strongest cell: numbers stay legible
+DEEP = 0.6  # from this opacity on the number takes the colour that the page has for it
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ def heatmap(
 
 
 def _cell(cell: Cell, x: float, y: float, width: float, height: float, size: float) -> str:
-    strength = min(max(cell.strength, 0.0), 1.0)
-    if strength != strength or strength < 0.005:
+    opacity = DEEPEST * min(max(cell.strength, 0.0), 1.0)
+    if opacity < 0.005:
         shape = ""
     else:
         place = f'x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" width="{width - 1:.1f}" height="{height - 1:.1f}"'
-        shape = f'<rect {place} style="fill: {TONES[cell.tone]}" fill-opacity="{strength:.2f}"/>'
+        shape = f'<rect {place} style="fill: {TONES[cell.tone]}" fill-opacity="{opacity:.2f}"/>'
     if not cell.text:
         return shape
-    colour = ' style="fill: var(--paper, #fff)"' if strength > DARK else ""
+    colour = ' style="fill: var(--deep, #1c2127)"' if opacity > DEEP else ""
     small = min(size, 1.6 * width / max(len(cell.text), 1))
     return shape + _text(cell.text, x + width / 2, y + height / 2 + small * 0.36, small, "middle", colour)
 

@@ -15,7 +15,7 @@ from kd_lightning.report import format as fmt
 from kd_lightning.report.balance import balance, class_rows
 from kd_lightning.report.markdown import markdown
 from kd_lightning.report.numbers import metrics
-from kd_lightning.report.pictures import SHOWN, samples
+from kd_lightning.report.pictures import samples, shown_each
 from kd_lightning.report.plots import sections
 from kd_lightning.report.results import Comparison
 from kd_lightning.report.svg import looks
@@ -73,7 +73,7 @@ def html(comparison: Comparison, settings: Mapping[str, Any]) -> str:
         classes_left_out=left_out,
         balances=[balance(comparison, arm) for arm in comparison.arms],
         differences=_differences(comparison),
-        shown=SHOWN,
+        shown=shown_each(comparison),
         seeds=max(len(arm.seeds) for arm in comparison.arms),
         samples=int(comparison.support.sum()),
         settings=_settings(settings),

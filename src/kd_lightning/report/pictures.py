@@ -12,7 +12,9 @@ from torch import Tensor
 from kd_lightning.report import format as fmt
 from kd_lightning.report.results import Comparison, Contrast
 
-SHOWN = 24  # samples per list
+SHOWN = 24  # samples per list, fewer where there are many lists
+IN_TOTAL = 96
+SHARP = 48  # pixels: larger pictures are photographs and stored as JPEG, a sixth of the size
 LARGEST = 96  # pixels: larger pictures are made smaller before they are put into the page
 LONGEST = 240  # characters of a text
 
@@ -29,8 +31,8 @@ class Sample:
     text: str | None = None
 
 
-def png_uri(image: Tensor) -> str:
-    """A picture (C, H, W) or (H, W) as `data:image/png;base64,...`.
+def picture_uri(image: Tensor) -> str:
+    """A picture (C, H, W) or (H, W) as `data:image/png;base64,...`, or `jpeg` where it is larger than 48 pixels.
 
     uint8 is taken as it is; floats within [0, 1] are scaled, others (normalised ones) stretched to their own range.
     One channel is grey, three are RGB; of any other number the first is shown.
@@ -50,8 +52,14 @@ def png_uri(image: Tensor) -> str:
     picture = Image.fromarray(array)
     picture.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    kind = "png" if max(picture.size) <= SHARP else "jpeg"
+    picture.save(buffer, format=kind, optimize=True)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def shown_each(comparison: Comparison) -> int:
+    """How many samples a list shows."""
+    return max(4, min(SHOWN, IN_TOTAL // (2 * max(len(comparison.contrasts), 1))))
 
 
 def samples(comparison: Comparison, contrast: Contrast, which: Tensor) -> list[Sample]:
@@ -60,9 +68,10 @@ def samples(comparison: Comparison, contrast: Contrast, which: Tensor) -> list[S
         return []
     seed, names = contrast.seeds[0], [fmt.clean(name, 24) for name in comparison.class_names]
     base, arm = comparison.arm(contrast.reference).run(seed), comparison.arm(contrast.name).run(seed)
-    rows = torch.searchsorted(base.index, which[:SHOWN])
+    which = which[: shown_each(comparison)]
+    rows = torch.searchsorted(base.index, which)
     answers = [run.logits[rows].argmax(1).tolist() for run in (base, arm)]
-    shown = zip(which[:SHOWN].tolist(), base.target[rows].tolist(), *answers, strict=True)
+    shown = zip(which.tolist(), base.target[rows].tolist(), *answers, strict=True)
     return [Sample(i, names[t], names[a], names[b], *_look(comparison.images.get(i))) for i, t, a, b in shown]
 
 
@@ -70,4 +79,4 @@ def _look(sample: Tensor | str | None) -> tuple[str | None, str | None]:
     """Its picture or its text."""
     if isinstance(sample, str):
         return None, fmt.clean(sample, LONGEST)
-    return None if sample is None else png_uri(sample), None
+    return None if sample is None else picture_uri(sample), None

@@ -60,7 +60,8 @@ def sections(comparison: Comparison) -> list[Section]:
         Section(
             "robustness",
             "Robustness",
-            "Top-1 accuracy on test images that were made worse, the same way for every network.",
+            "Top-1 accuracy on test images that were made worse, the same way for every network: Gaussian noise,"
+            " Gaussian blur (beyond 64 pixels in 64ths of the side), and a shift that repeats the edge.",
             _some(robust(comparison)),
         ),
         Section(
@@ -105,15 +106,17 @@ def classes(comparison: Comparison) -> Plot:
     """Accuracy of each class as bars, and beside it the change against the reference."""
     rows, _ = class_rows(comparison)
     look, title = looks(comparison), finding(comparison)
-    contrasts = [contrast for contrast in comparison.contrasts if len(contrast.class_change)]
-    height = 0.75 + len(rows) * min(0.45, 0.12 + 0.065 * max(len(comparison.arms), len(contrasts)))
+    arms = comparison.leading()
+    shown = {arm.name for arm in arms}
+    contrasts = [one for one in comparison.contrasts if len(one.class_change) and one.name in shown]
+    height = 0.75 + len(rows) * min(0.45, 0.12 + 0.065 * len(arms))
     with drawing(FULL, height) as figure:
         widths = [1.6, 1] if contrasts else [1]
         panels = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths).ravel()
         bars(
             panels[0],
-            [[row.accuracy[i] for row in rows] for i in range(len(comparison.arms))],
-            [look[arm.name].colour for arm in comparison.arms],
+            [[row.accuracy[i] for row in rows] for i, arm in enumerate(comparison.arms) if arm.name in shown],
+            [look[arm.name].colour for arm in arms],
         )
         panels[0].set(xlabel="accuracy (%)", xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
         panels[0].set_yticks(range(len(rows)), [fmt.clean(row.name, 22) for row in rows])
@@ -147,7 +150,8 @@ def robust(comparison: Comparison) -> Plot | None:
                 ys = [100 * y for y in under(arm, kind)]
                 axes.plot(xs, ys, color=look[arm.name].colour, marker=look[arm.name].marker, markersize=4)
                 ends.append((xs[-1], ys[-1]))
-            axes.set(xlabel=f"{kind}: {robustness.UNITS[kind]}", ylim=(0, 102))
+            axes.set(xlabel=robustness.UNITS[kind], ylim=(0, 102))
+            axes.set_title(kind, loc="left", fontsize=9, fontweight="bold")
             axes.set_xticks(xs, [f"{x:g}" for x in xs])
             grid(axes, "y")
             if axes is panels[-1]:

@@ -18,11 +18,12 @@ FEW = 10  # samples in a bin below which its accuracy is noise
 
 def reliability(comparison: Comparison) -> Plot:
     """All seeds together; the size of a point is its share of the samples."""
-    scaled = [arm for arm in comparison.arms if arm.summary("temperature")]
+    arms = comparison.leading()
+    scaled = [arm for arm in arms if arm.summary("temperature")]
     title = _title(comparison)
     with drawing(FULL if scaled else HALF, 3.2) as figure:
         panels = figure.subplots(1, 2 if scaled else 1, squeeze=False).ravel()
-        _draw(panels[0], comparison, {arm.name: _logits(arm) for arm in comparison.arms})
+        _draw(panels[0], comparison, {arm.name: _logits(arm) for arm in arms})
         panels[0].set_ylabel("accuracy (%)")
         if scaled:
             _draw(panels[1], comparison, {arm.name: _logits(arm, scaled=True) for arm in scaled})
@@ -68,7 +69,7 @@ def _title(comparison: Comparison) -> str:
     for arm in comparison.arms[:IN_TITLE]:
         before, after = arm.summary("ece"), arm.summary("ece_calibrated")
         assert before is not None
-        text = f"{short(arm)} {fmt.percent(before.mean)} %"
-        parts.append(text if after is None else f"{text} → {fmt.percent(after.mean)} %")
+        text = f"{short(arm)} {fmt.percent(before.mean)}\u00a0%"
+        parts.append(text if after is None else f"{text} → {fmt.percent(after.mean)}\u00a0%")
     scaled = any("→" in part for part in parts)
     return f"Calibration error{' before and after temperature scaling' if scaled else ''}: {', '.join(parts)}"

@@ -54,6 +54,12 @@ class Comparison:
     def warnings(self) -> list[str]:
         return [warning for contrast in self.contrasts for warning in contrast.warnings]
 
+    def leading(self, most: int = 5) -> list[Measured]:
+        """The arms that pictures with little room show: teacher, reference, then the others as they come."""
+        first = [arm.name for arm in self.arms if arm is self.teacher or arm.name == self.reference]
+        names = [*first, *(arm.name for arm in self.arms if arm.name not in first)]
+        return [arm for arm in self.arms if arm.name in names[:most]]
+
     def arm(self, name: str) -> Measured:
         """The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)

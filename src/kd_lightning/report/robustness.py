@@ -16,8 +16,8 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "shift": (0.125, 0.25, 0.375),  # as a share of the side; the edge is repeated
 }
 UNITS = {
-    "noise": "standard deviation (% of the range)",
-    "blur": "standard deviation (pixels at side ≤ 64)",
+    "noise": "deviation (% of the range)",
+    "blur": "deviation (pixels)",
     "shift": "distance (% of the side)",
 }
 SCALE = {"noise": 100.0, "blur": 1.0, "shift": 100.0}  # from a strength to the number in its unit

@@ -8,7 +8,7 @@ from typing import Any
 
 from kd_lightning.report import format as fmt
 from kd_lightning.report.results import Comparison, Cost, Measured
-from kd_lightning.report.svg import FULL, HALF, INK, Plot, drawing, grid, looks, render, short, spread
+from kd_lightning.report.svg import FULL, HALF, INK, Look, Plot, drawing, grid, looks, render, short, spread
 
 Value = Callable[[Cost], float | None]
 # Name in metrics.json -> label, what it is, how it is written.
@@ -78,7 +78,11 @@ def _scatter(axes: Any, comparison: Comparison, found: list[tuple[Measured, floa
     axes.set_xscale("log")
     margin = max((max(xs) / min(xs)) ** 0.22, 1.6)
     axes.set_xlim(min(xs) / margin, max(xs) * margin)
-    ticks = [x for i, x in enumerate(sorted(xs)) if not i or x / sorted(xs)[i - 1] > margin**0.25]
+    least = (axes.get_xlim()[1] / axes.get_xlim()[0]) ** (0.07 if len(comparison.arms) > CROWDED else 0.2)
+    ticks: list[float] = []
+    for x in sorted(xs):
+        if not ticks or x / ticks[-1] > least:  # labels that do not touch
+            ticks.append(x)
     axes.set_xticks(ticks, [text(x) for x in ticks])
     axes.minorticks_off()
     heights = [100 * arm.metrics_mean("top1") for arm, _ in found]
@@ -89,23 +93,45 @@ def _scatter(axes: Any, comparison: Comparison, found: list[tuple[Measured, floa
         axes.errorbar(x, y, yerr=100 * (summary.sd or 0) if summary else 0, color=style.colour, linewidth=1)
         axes.plot(x, y, style.marker, color=style.colour, markersize=6)
     grid(axes, "both")
-    gap = 0.085 * min(1.0, 9 / len(comparison.arms)) if len(comparison.arms) > CROWDED else 0.085
-    middle = math.sqrt(axes.get_xlim()[0] * axes.get_xlim()[1])
+    (_label_aside if len(comparison.arms) > CROWDED else _label_near)(axes, look, found, heights)
+
+
+def _label_near(
+    axes: Any, look: Mapping[str, Look], found: Sequence[tuple[Measured, float]], heights: list[float]
+) -> None:
+    """Names beside their points, towards the middle and above the dashed front."""
+    (low, high), (left_end, right_end) = axes.get_ylim(), axes.get_xlim()
+    middle = math.sqrt(left_end * right_end)
     for left in (True, False):
-        side = [i for i, x in enumerate(xs) if (x <= middle) == left]
-        places = spread([heights[i] for i in side], gap * (high - low), low, high)
+        side = [i for i, (_, x) in enumerate(found) if (x <= middle) == left]
+        places = spread([heights[i] for i in side], 0.085 * (high - low), low, high)
         for i, y in zip(side, places, strict=True):
             arm, x = found[i]
             axes.annotate(
                 short(arm),
                 (x, y),
-                (7 if left else -7, 0),
+                (7 if left else -7, 5),
                 textcoords="offset points",
                 va="center",
                 ha="left" if left else "right",
                 color=look[arm.name].colour,
                 fontsize=8.5,
             )
+
+
+def _label_aside(
+    axes: Any, look: Mapping[str, Look], found: Sequence[tuple[Measured, float]], heights: list[float]
+) -> None:
+    """Names in a column at the right, each with a thin line to its point: where there are many."""
+    (low, high), (_, right) = axes.get_ylim(), axes.get_xlim()
+    gap = min(0.085, 0.98 / len(found)) * (high - low)
+    for (arm, x), y, place in zip(found, heights, spread(heights, gap, low, high), strict=True):
+        colour = look[arm.name].colour
+        axes.plot([x, right], [y, place], color=colour, linewidth=0.6, alpha=0.35, zorder=1)
+        axes.annotate(
+            short(arm), (1, (place - low) / (high - low)), (4, 0), "axes fraction", "offset points",
+            va="center", color=colour, fontsize=8.5,
+        )  # fmt: skip
 
 
 def _draw_front(axes: Any, points: list[tuple[float, float]]) -> None:
