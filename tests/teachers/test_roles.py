@@ -27,7 +27,7 @@ def training_batch():
 
 
 def test_training_batches_bring_their_signals():
-    live, role = cached()
+    _, role = cached()
     given = training_batch()
     signals = role(given)
     assert signals["logits"].dtype == torch.float32
