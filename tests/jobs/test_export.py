@@ -44,30 +44,34 @@ def test_split(finished):
     return torch.cat([b["image"] for b in batches]), torch.cat([b["target"] for b in batches])
 
 
+def share(logits, classes):
+    """Share of the rows that have this class first."""
+    return float((logits.argmax(1) == classes).double().mean())
+
+
 def test_the_record_tells_what_each_file_does(finished, record, test_split):
     image, target = test_split
     plain = load_run(finished).net(image).detach()
-    assert record["pytorch"]["accuracy"] == pytest.approx((plain.argmax(1) == target).double().mean(), abs=1e-3)
+    assert record["pytorch"]["accuracy"] == pytest.approx(share(plain, target), abs=1e-3)
     for name, figures in record["formats"].items():
         path = finished / "export" / FORMATS[name].file
         logits = FORMATS[name].load(path)(image)
         assert figures["bytes"] == path.stat().st_size
-        assert figures["accuracy"] == pytest.approx((logits.argmax(1) == target).double().mean(), abs=1e-3)
-        assert figures["agreement"] == pytest.approx((logits.argmax(1) == plain.argmax(1)).double().mean(), abs=1e-3)
-        gap = (logits - plain).abs().max() / plain.abs().max()
+        assert figures["accuracy"] == pytest.approx(share(logits, target), abs=1e-3)
+        assert figures["agreement"] == pytest.approx(share(logits, plain.argmax(1)), abs=1e-3)
+        gap = float((logits - plain).abs().max() / plain.abs().max())
         assert figures["difference"] == pytest.approx(gap, rel=0.2, abs=1e-5)
         assert figures["difference"] < 1e-4 or not FORMATS[name].exact
-        assert 0 < figures["milliseconds_1"] < figures["milliseconds_64"] * 64
+        assert figures["milliseconds_1"] > 0
     assert record["samples"] == len(target)
     assert record["split"] == "test"
 
 
-def test_the_teacher_is_known_and_compared_with(record, test_split):
-    teacher = load_file(record["teacher"]["folder"] + "/test.safetensors")["logits"].argmax(1)
-    assert record["teacher"]["accuracy"] == pytest.approx((teacher == test_split[1]).double().mean(), abs=1e-3)
-    name = record["formats"]["onnx"]
-    assert 0 < name["teacher_agreement"] <= 1
-    assert name["teacher_agreement"] == record["pytorch"]["teacher_agreement"]
+def test_the_teacher_is_known_and_compared_with(finished, record, test_split):
+    teacher = load_file(record["teacher"]["folder"] + "/test.safetensors")["logits"]
+    assert record["teacher"]["accuracy"] == pytest.approx(share(teacher, test_split[1]), abs=1e-3)
+    plain = ExportedStudent(finished, "onnx").run(test_split[0])
+    assert record["formats"]["onnx"]["teacher_agreement"] == pytest.approx(share(plain, teacher.argmax(1)), abs=1e-3)
 
 
 def test_int8_holds_int8_by_channel_and_is_smaller(finished, record):

@@ -24,7 +24,7 @@ from kd_lightning.deploy.check import Figures, Reference, measure, objection
 from kd_lightning.deploy.formats import FORMATS, known_format
 from kd_lightning.deploy.student import PREPROCESSING
 from kd_lightning.jobs._arm import FittedArm
-from kd_lightning.jobs._export_record import describe, teacher_logits, teacher_of
+from kd_lightning.jobs._export_record import describe, licences, teacher_logits, teacher_of
 from kd_lightning.runs import write_json
 
 log = logging.getLogger("kd_lightning")
@@ -73,13 +73,15 @@ def export_student(arm: FittedArm, data: KDDataModule, folder: Path, cfg: DictCo
         shutil.copyfile(arm.folder / file, folder / file)
     bench = _bench(net, data, teacher_logits(cfg, data, folder.parent))
     plain = bench.measure(_in_pytorch(net), folder / "student.safetensors")
+    before = _earlier(folder, arm)
     record = {
-        **describe(arm, data, cfg, net),
+        **describe(arm, data, net),
+        "license": licences(cfg, before.get("license", {})),
         "split": bench.split,
         "samples": len(bench.reference.target),
         "pytorch": plain.as_dict(),
         "teacher": teacher_of(cfg, data, bench.reference),
-        "formats": _kept(folder, arm),
+        "formats": before.get("formats", {}),
     }
     failures = _write_formats(net, data, folder, cfg, bench, plain, record)
     _write_texts(folder, data, record)
@@ -121,15 +123,16 @@ def _calibration(data: KDDataModule, samples: int) -> Tensor:
     return data.normalise(to_float(data.read("train", chosen.sort().values)))
 
 
-def _kept(folder: Path, arm: FittedArm) -> dict[str, Any]:
-    """Formats of an earlier export of the same student."""
+def _earlier(folder: Path, arm: FittedArm) -> dict[str, Any]:
+    """The record of an earlier export of the same student, with the formats that are still there; else empty."""
     try:
-        before = json.loads((folder / RECORD).read_text())
+        before: dict[str, Any] = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return {}
     if before.get("identity") != arm.record["identity"]:
         return {}
-    return {name: figures for name, figures in before["formats"].items() if (folder / FORMATS[name].file).is_file()}
+    there = {name: figures for name, figures in before["formats"].items() if (folder / FORMATS[name].file).is_file()}
+    return {**before, "formats": there}
 
 
 def _write_formats(

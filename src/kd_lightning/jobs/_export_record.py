@@ -27,7 +27,7 @@ log = logging.getLogger("kd_lightning")
 SOFTWARE = ("kd-lightning", "torch", "lightning", "onnx", "onnxruntime", "executorch", "torchao", "numpy", "pillow")
 
 
-def describe(arm: FittedArm, data: KDDataModule, cfg: DictConfig, net: nn.Module) -> dict[str, Any]:
+def describe(arm: FittedArm, data: KDDataModule, net: nn.Module) -> dict[str, Any]:
     """All of the record that is not measured."""
     return {
         "model": arm.record["model"],
@@ -43,15 +43,16 @@ def describe(arm: FittedArm, data: KDDataModule, cfg: DictConfig, net: nn.Module
             "split_fingerprint": data.split.fingerprint,
             **{name: len(data.split[name]) for name in ("train", "validation", "test")},
         },
-        "license": {
-            "student": cfg.export.license,
-            "teacher": cfg.export.teacher_license,
-            "data": cfg.export.data_license,
-        },
         "software": {"python": platform.python_version(), **_versions()},
         "machine": _cpu(),
         "threads": torch.get_num_threads(),
     }
+
+
+def licences(cfg: DictConfig, before: dict[str, str | None]) -> dict[str, str | None]:
+    """Licences as they were set; what is not set stays as an earlier export had it."""
+    given = {"student": cfg.export.license, "teacher": cfg.export.teacher_license, "data": cfg.export.data_license}
+    return {name: before.get(name) if licence is None else licence for name, licence in given.items()}
 
 
 def teacher_of(cfg: DictConfig, data: KDDataModule, reference: Reference) -> dict[str, Any] | None:
