@@ -221,8 +221,15 @@ _OURS = ("channels_last", "ema")
 
 
 def build_loggers(cfg: DictConfig, folder: Path, name: str, kind: str) -> list[Any]:
-    """The configured loggers; they take of name, group, job_type and save_dir what they know."""
-    known = {"save_dir": str(folder), "name": name, "job_type": kind, "group": run_name(folder)}
+    """The configured loggers; they take of name, group, job_type, config and save_dir what they know."""
+    told_by = {
+        "kind": kind,
+        "model": cfg.student.name,
+        "method": cfg.method.name,
+        "data": cfg.data.name,
+        "seed": cfg.seed,
+    }
+    known = {"save_dir": str(folder), "name": name, "job_type": kind, "group": run_name(folder), "config": told_by}
     return [instantiate(_with(node, **known)) for node in cfg.logger.values() if node is not None]
 
 
