@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -172,7 +173,7 @@ def _write_texts(folder: Path, data: KDDataModule, record: dict[str, Any]) -> No
 
 
 def _show(record: dict[str, Any], folder: Path) -> None:
-    table = Table(*HEADINGS[1:], title=f"Exported student, on the {record['split']} split")
+    table = Table(*HEADINGS[1:], title=f"Exported student, on the {record['split']} split", box=SIMPLE, pad_edge=False)
     for _, *row in figure_rows(record):
         table.add_row(*row)
     Console().print(table)
