@@ -13,7 +13,8 @@ from kd_lightning.jobs._energy import EnergyMeter
 from kd_lightning.jobs._lock import exclusive
 from tests.conftest import TINY
 
-STUDY = [*TINY, "job=study", "name=s", "trainer.max_epochs=1", "study.controls=[kd]"]
+BRIEF = ["compare.latency=false", "compare.robustness=false", "compare.cka=false"]
+STUDY = [*TINY, *BRIEF, "job=study", "name=s", "trainer.max_epochs=1", "study.controls=[kd]"]
 
 
 def cells(root="outputs/studies/s"):
@@ -62,7 +63,7 @@ def test_only_what_is_missing_is_trained(cli):
 
 
 def test_a_study_is_the_same_training_as_a_pipeline_and_as_one_in_two_processes(cli, one_thread):
-    pipeline = cli(*TINY, "trainer.max_epochs=1", "export.formats=[]", "seeds=[0,1]")
+    pipeline = cli(*TINY, *BRIEF, "trainer.max_epochs=1", "export.formats=[]", "seeds=[0,1]")
     assert pipeline.code == 0, pipeline.text
     outcome = cli(*STUDY, "seeds=[0,1]", "study.workers=2")
     assert outcome.code == 0, outcome.text
@@ -216,7 +217,7 @@ def test_runs_are_told_apart_ranked_and_tested_against_their_own_control(cli):
     for model in ("resnet8", "resnet14"):
         own = ["study.controls=[]", f"model@student={model}", "method=sp", f"study.folder=outputs/{model}"]
         assert cli(*STUDY, *own).code == 0
-    outcome = cli("job=compare", "runs=outputs/*", "compare.latency=false")
+    outcome = cli("job=compare", "runs=outputs/*", *BRIEF)
     assert outcome.code == 0, outcome.text
     numbers = json.loads((outcome.folder / "metrics.json").read_text())
     arms = numbers["arms"]
@@ -231,7 +232,7 @@ def test_runs_are_told_apart_ranked_and_tested_against_their_own_control(cli):
     assert "resnet14 + sp and resnet14 alone" in text or "resnet14 + sp has" in text
     assert "resnet14 + sp and resnet8 alone" not in text
 
-    both = cli("job=compare", "runs=[outputs/a/0,outputs/a/1]", "compare.latency=false")
+    both = cli("job=compare", "runs=[outputs/a/0,outputs/a/1]", *BRIEF)
     assert both.code == 0, both.text
     assert list(json.loads((both.folder / "metrics.json").read_text())["arms"]) == ["resnet8 + kd"]
     assert "runs='outputs/digits_resnet/*'" in cli("job=compare").text
