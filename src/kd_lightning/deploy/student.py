@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PREPROCESSING = "preprocessing.json"
+RECORD = "export.json"
 
 
 class ExportedStudent:

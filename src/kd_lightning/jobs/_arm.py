@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.data.module import KDDataModule
+from kd_lightning.deploy.fake_quant import fake_quantise
 from kd_lightning.jobs._assemble import build_distiller, build_net, build_trainer
 from kd_lightning.jobs._energy import EnergyMeter
 from kd_lightning.jobs._load import ARM
@@ -89,15 +90,14 @@ def hash_tensor(value: Tensor) -> str:
 def deployed_net(cfg: DictConfig, teacher: nn.Module | None = None) -> nn.Module:
     """The student as it is trained and shipped: the configured net, in the method's wrapper where it has one."""
     net = build_net(cfg.student, cfg.seed)
-    if cfg.method.student_wrapper is None:
-        return net
-    if teacher is None:  # only its shapes are needed: the weights come with the student's
-        teacher = instantiate(cfg.teacher.net)
-    example = torch.zeros(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        wrapped: nn.Module = instantiate(cfg.method.student_wrapper)(net, teacher, example)
-    return wrapped
+    if cfg.method.student_wrapper is not None:
+        if teacher is None:  # only its shapes are needed: the weights come with the student's
+            teacher = instantiate(cfg.teacher.net)
+        example = torch.zeros(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+        with torch.random.fork_rng():
+            torch.manual_seed(cfg.seed)
+            net = instantiate(cfg.method.student_wrapper)(net, teacher, example)
+    return fake_quantise(net) if cfg.student.get("quantise") else net
 
 
 def fit_arm(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kd_lightning.data.module import KDDataModule
+from kd_lightning.deploy.fake_quant import without_fake_quant
 from kd_lightning.jobs._arm import FittedArm, predict_logits, save_validation
 from kd_lightning.jobs._assemble import build_loggers, build_role
 from kd_lightning.jobs._load import ARM
@@ -80,7 +81,7 @@ def read_validation(folder: Path) -> tuple[Tensor, Tensor] | None:
 def cost_of(net: nn.Module, data: KDDataModule, folder: Path | None, cfg: DictConfig) -> Cost:
     """What a net costs: counted, weighed and timed on this machine's CPU."""
     example = data.ready(next(iter(data.loader("test", whole=True))))["image"]
-    net = net.cpu().eval()
+    net = without_fake_quant(net.cpu().eval())
     weights = None if folder is None else folder / "student.safetensors"
     cost = Cost(
         parameters=count_parameters(net),

@@ -22,15 +22,14 @@ from kd_lightning.data.module import KDDataModule
 from kd_lightning.data.preprocess import to_float
 from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
 from kd_lightning.deploy.check import Figures, Reference, measure, objection
+from kd_lightning.deploy.fake_quant import without_fake_quant
 from kd_lightning.deploy.formats import FORMATS, known_format
-from kd_lightning.deploy.student import PREPROCESSING
+from kd_lightning.deploy.student import PREPROCESSING, RECORD
 from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.jobs._export_record import describe, licences, teacher_logits, teacher_of
 from kd_lightning.runs import write_json
 
 log = logging.getLogger("kd_lightning")
-
-RECORD = "export.json"
 
 
 @dataclass
@@ -69,7 +68,7 @@ def export_student(arm: FittedArm, data: KDDataModule, folder: Path, cfg: DictCo
     for name in cfg.export.formats:
         known_format(name, f"export.formats={list(cfg.export.formats)}")
     folder.mkdir(parents=True, exist_ok=True)
-    net = copy.deepcopy(arm.net).cpu().eval()
+    net = without_fake_quant(copy.deepcopy(arm.net)).cpu().eval()
     for file in ("student.safetensors", "config.yaml"):
         shutil.copyfile(arm.folder / file, folder / file)
     bench = _bench(net, data, teacher_logits(cfg, data, folder.parent))

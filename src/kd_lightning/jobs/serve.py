@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from kd_lightning.deploy.formats import FORMATS, Runner
-from kd_lightning.deploy.student import exported_file, read_preprocessing
-from kd_lightning.jobs._export import RECORD
+from kd_lightning.deploy.student import RECORD, exported_file, read_preprocessing
 from kd_lightning.jobs._load import load_run, required_run
 
 log = logging.getLogger("kd_lightning")
