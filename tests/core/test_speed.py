@@ -11,6 +11,7 @@ from kd_lightning.core import progress_bar, roles, speed
 from kd_lightning.core.calls import TensorCall
 from kd_lightning.core.progress_bar import ProgressBar
 from kd_lightning.core.references import Reference
+from kd_lightning.core.taps import Taps
 
 FUSED = [
     partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3),
@@ -94,3 +95,18 @@ def test_a_tapped_path_is_looked_for_once(monkeypatch):
         assert role.pick(reference, signals) is signals["0"]
         assert role.pick(Reference.parse("student.0!module"), signals) is net[0]
     assert not searched
+
+
+def test_taps_are_part_of_one_compiled_graph():
+    """A break at every tap would compile piece by piece, and give up after eight."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 36, 4))
+    taps = Taps(net, ["0", "1", "3:in"])
+    image = torch.randn(2, 1, 8, 8)
+    net.compile(backend="eager", fullgraph=True)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for _ in range(3):
+        net(image)
+        captured = taps.take()
+    assert set(captured) == {"0", "1", "3:in"}
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

@@ -85,7 +85,8 @@ class Taps:
         if spec in self._captured:
             self._double.add(spec)
         self._captured[spec] = value
-        self._versions[spec] = 0 if value.is_inference() else value._version
+        if not torch.compiler.is_compiling():  # cannot be traced; the dry run before it has looked
+            self._versions[spec] = 0 if value.is_inference() else value._version
 
     def take(self) -> dict[str, Tensor]:
         """What the last forward captured; empties the store.
@@ -95,6 +96,7 @@ class Taps:
         """
         captured, self._captured = self._captured, {}
         double, self._double = self._double, set()
+        versions, self._versions = self._versions, {}
         if double:
             raise ValueError(
                 f"These taps of {self.owner} fired more than once in one forward pass (a module that is used several"
@@ -108,7 +110,7 @@ class Taps:
             )
         if not torch.compiler.is_compiling():
             for spec, value in captured.items():
-                if not value.is_inference() and value._version != self._versions[spec]:
+                if spec in versions and not value.is_inference() and value._version != versions[spec]:
                     raise ValueError(
                         f"The tensor at {self.owner}.{spec} was overwritten in place after it was tapped. Tap the"
                         " module after it, or make that operation not in place."
