@@ -91,11 +91,11 @@ def deployed_net(cfg: DictConfig, teacher: nn.Module | None = None) -> nn.Module
     """The student as it is trained and shipped: the configured net, in the method's wrapper where it has one."""
     net = build_net(cfg.student, cfg.seed)
     if cfg.method.student_wrapper is not None:
-        if teacher is None:  # only its shapes are needed: the weights come with the student's
-            teacher = instantiate(cfg.teacher.net)
         example = torch.zeros(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
         with torch.random.fork_rng():
             torch.manual_seed(cfg.seed)
+            if teacher is None:  # for its shapes: weights come with the student's, or are made by its training
+                teacher = instantiate(cfg.teacher.net)
             net = instantiate(cfg.method.student_wrapper)(net, teacher, example)
     return fake_quantise(net) if cfg.student.get("quantise") else net
 
