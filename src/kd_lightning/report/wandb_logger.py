@@ -19,6 +19,7 @@ from kd_lightning.report.probe_tables import cka_rows, gradient_rows, pair_rows,
 from kd_lightning.report.results import Comparison
 from kd_lightning.report.tables import main_table, test_table
 
+MOST_CLASSES = 100  # W&B shows tables of up to 10,000 rows, a row for each cell of a confusion matrix
 SAMPLE_COLUMNS = ["arm", "side", "index", "sample", "true class", "reference says", "arm says"]
 
 
@@ -102,7 +103,8 @@ class KDWandbLogger(WandbLogger):
             media[names.SAMPLES] = wandb.Table(columns=list(SAMPLE_COLUMNS), data=rows)
         if "html" in files:
             media[names.PAGE] = wandb.Html(Path(files["html"]).read_text(encoding="utf-8"), inject=False)
-        for kind, arm in _of_kind(comparison).items():
+        few = len(comparison.class_names) <= MOST_CLASSES
+        for kind, arm in _of_kind(comparison).items() if few else ():
             first = arm.arm.runs[0]
             media[f"confusion/{kind}"] = wandb.plot.confusion_matrix(
                 y_true=first.target.tolist(),
