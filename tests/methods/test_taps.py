@@ -88,6 +88,18 @@ def test_what_the_configuration_names_is_never_cut():
         build([*DEEPER_TEACHER, *both], "vid")
 
 
+def test_ofd_measures_the_margins_of_a_teacher_without_batch_norms_before_its_activations():
+    check(build(["model@teacher=shufflev2", "model@student=resnet8"], "ofd"))
+
+
+def test_a_place_that_is_not_known_is_asked_for():
+    # torchvision's blocks use one ReLU twice: what lies before the second cannot be tapped.
+    with pytest.raises(
+        ValueError, match=r"no submodule 'preacts'.* Or say where it is: teacher\.taps\.preacts=\[...\]"
+    ):
+        build(["model@teacher=tv_resnet18", "model@student=resnet8"], "ab")
+
+
 def test_the_command_line_knows_every_place_of_the_anatomy():
     assert tuple(field.name for field in fields(Anatomy)) == PLACES
 

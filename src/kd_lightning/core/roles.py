@@ -68,7 +68,8 @@ class Role(nn.Module):
                 self._module(reference.name)
             except ValueError as error:
                 known = ", ".join([*self.call.provides, *self.aliases])
-                raise ValueError(f"{error}. Signals and aliases of {self.name}: {known}") from None
+                hint = "" if "." in reference.name else f". Or say where it is: {self.name}.taps.{reference.name}=[...]"
+                raise ValueError(f"{error}. Signals and aliases of {self.name}: {known}{hint}") from None
         if reference.index is None:
             return places if isinstance(places, str) else tuple(places)
         if isinstance(places, str):

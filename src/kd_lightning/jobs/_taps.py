@@ -36,6 +36,7 @@ def propose_aliases(name: str, net: nn.Module, example: Any, taps: Mapping[str, 
         log.debug(f"{name}: {error}")
     if aliases.get("stages"):
         aliases.setdefault("last_map", aliases["stages"][-1])  # ViTs: the last tokens
+        aliases.setdefault("preact_norms", ())  # no batch norms before the activations: none to read
     aliases.update({str(k): v if isinstance(v, str) else tuple(v) for k, v in taps.items() if v is not None})
     if "stages" in aliases:
         aliases.setdefault("all_stages", aliases["stages"])

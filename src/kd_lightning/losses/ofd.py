@@ -156,7 +156,7 @@ class OFDLoss(nn.Module):
     def build(self, student: Maps, teacher: Maps, norms: nn.Module | Sequence[nn.Module] | None = None) -> None:
         """Create the connectors from example maps and the margins from the teacher's batch norms."""
         pairs = pair_maps(student, teacher)
-        if norms is None:
+        if norms is None or (isinstance(norms, Sequence) and not norms):
             found: list[nn.Module | None] = [None] * len(pairs)
         else:
             one = isinstance(norms, nn.Module) and not isinstance(norms, nn.ModuleList)
@@ -171,8 +171,8 @@ class OFDLoss(nn.Module):
         Args:
             student: Student's maps before the activation, not yet connected.
             teacher: Teacher's maps before the activation.
-            norms: The batch norms whose outputs ``teacher`` are, read by ``build``; None measures the margins in
-                every batch, for a teacher without batch norms.
+            norms: The batch norms whose outputs ``teacher`` are, read by ``build``; None or an empty list measures
+                the margins in every batch, for a teacher without batch norms there.
         """
         pairs = [match_spatial(s, t) for s, t in pair_maps(student, teacher)]
         check_built(self.connectors, len(pairs))
