@@ -63,9 +63,10 @@ def _front(record: dict[str, Any]) -> str:
 
 def _summary(record: dict[str, Any]) -> str:
     teacher = f" from the teacher {clean(record['teacher']['name'])}" if record["teacher"] else ""
+    rounded = " under the rounding of int8" if record["quantise"] else ""
     return (
         f"# {clean(record['model'])} on {clean(record['data']['name'])}\n\nAn image classifier with"
-        f" {quantity(record['parameters'])} parameters, trained with `{clean(record['method'])}`{teacher} (seed"
+        f" {quantity(record['parameters'])} parameters, trained with `{clean(record['method'])}`{teacher}{rounded} (seed"
         f" {record['seed']}). Written by kd_lightning on {record['date']}."
     )
 

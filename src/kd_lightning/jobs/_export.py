@@ -76,6 +76,7 @@ def export_student(arm: FittedArm, data: KDDataModule, folder: Path, cfg: DictCo
     before = _earlier(folder, arm)
     record = {
         **describe(arm, data, net),
+        "quantise": bool(cfg.student.get("quantise")),
         "license": licences(cfg, before.get("license", {})),
         "split": bench.split,
         "samples": len(bench.reference.target),
@@ -172,7 +173,9 @@ def _write_texts(folder: Path, data: KDDataModule, record: dict[str, Any]) -> No
 
 
 def _show(record: dict[str, Any], folder: Path) -> None:
-    table = Table(*HEADINGS[1:], title=f"Exported student, on the {record['split']} split", box=SIMPLE, pad_edge=False)
+    table = Table(title=f"Exported student, on the {record['split']} split", box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in HEADINGS[1:]:
+        table.add_column(heading, min_width=max(map(len, heading.split())))
     for _, *row in figure_rows(record):
         table.add_row(*row)
     Console().print(table)
