@@ -66,8 +66,8 @@ def _summary(record: dict[str, Any]) -> str:
     rounded = " under the rounding of int8" if record["quantise"] else ""
     return (
         f"# {clean(record['model'])} on {clean(record['data']['name'])}\n\nAn image classifier with"
-        f" {quantity(record['parameters'])} parameters, trained with `{clean(record['method'])}`{teacher}{rounded} (seed"
-        f" {record['seed']}). Written by kd_lightning on {record['date']}."
+        f" {quantity(record['parameters'])} parameters, trained with `{clean(record['method'])}`{teacher}{rounded}"
+        f" (seed {record['seed']}). Written by kd_lightning on {record['date']}."
     )
 
 
