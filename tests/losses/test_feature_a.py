@@ -199,8 +199,7 @@ def test_method_names_what_it_uses(name):
     for signal in ("stages", "preacts", "embedding"):
         assert (signal in method.info.needs) == (f".{signal}" in text), signal
     loss = build(instantiate(OmegaConf.load(CONF / "term" / f"{name}.yaml").loss), *example(name))
-    equal_needs_none = name == "fsp"  # parameters only where the channels differ
-    assert ("parameters" in method.info.needs) == (bool(list(loss.parameters())) and not equal_needs_none)
+    assert ("parameters" in method.info.needs) == bool(list(loss.parameters()))
     assert ("stages_training" in method.info.needs) == ("stages" in method)
 
 

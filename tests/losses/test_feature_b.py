@@ -425,7 +425,7 @@ def test_term_names_the_arguments_of_its_loss(name: str):
     assert method["name"] == name
     assert [{f"/term@terms.{t}": t} for t in method["terms"]] == method["defaults"][:-1]
     assert isinstance(method["terms"][name]["weight"], float)
-    assert set(method["info"]) == {"kind", "paper", "year", "needs"}
+    assert set(method["info"]) == {"kind", "paper", "year", "needs", "golden"}
 
 
 def test_simkd_module_is_the_function():
