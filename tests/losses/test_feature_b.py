@@ -98,7 +98,7 @@ def test_tokens_become_the_map_of_their_patches(side: int, extra: int, width: in
 
 
 def test_tokens_of_no_square_grid_are_refused():
-    with pytest.raises(ValueError, match="tokens .* of a square grid are needed"):
+    with pytest.raises(ValueError, match=r"tokens .* of a square grid are needed"):
         as_map(torch.zeros(2, 12 * 16, 8))
     with pytest.raises(ValueError, match=r"\(1, 2, 3, 4, 5\)"):
         as_map(torch.zeros(1, 2, 3, 4, 5))
