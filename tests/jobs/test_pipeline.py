@@ -65,9 +65,10 @@ def test_the_whole_way(run, cli, tmp_path):
     outcome = cli("job=compare", f"runs={folder}", "compare.latency=false")
     assert outcome.code == 0, outcome.text
     assert "resnet8 + kd" in outcome.text
+    (folder / "export" / "student.pt2").unlink()
     outcome = cli("job=export", f"run={folder}", "export.formats=[torch_export]")
     assert outcome.code == 0, outcome.text
-    assert (outcome.folder / "export" / "student.pt2").is_file()
+    assert (folder / "export" / "student.pt2").is_file()
 
 
 def test_a_finished_teacher_is_found_again_and_a_changed_one_is_not(run, cli):
