@@ -38,7 +38,6 @@ student: {student}
 teacher_weights: {weights}
 num_classes: 10
 seed: {seed}
-threads: {threads}
 datasets:
 {datasets}
 train:
@@ -150,8 +149,11 @@ def run_product(folder: Path, *arguments: str) -> dict[str, float]:
     """``python -m kd_lightning``; seconds of the whole command, of the training, and accuracy."""
     before = set(folder.glob("outputs/*/*/arm.json"))
     started = time.perf_counter()
-    command = [sys.executable, "-m", "kd_lightning", *arguments]
-    subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    clock = folder / "fit.json"
+    timer = f"+callbacks.clock={{_target_:benchmarks.product.FitClock,path:{clock}}}"
+    command = [sys.executable, "-m", "kd_lightning", timer, *arguments]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, env=env)
     seconds = time.perf_counter() - started
     made = set(folder.glob("outputs/*/*/arm.json")) - before
     if not made:
@@ -160,7 +162,7 @@ def run_product(folder: Path, *arguments: str) -> dict[str, float]:
     record = json.loads(path.read_text())
     return {
         "seconds": seconds,
-        "train_seconds": record["train_seconds"],
+        **json.loads(clock.read_text()),
         "top1": record["test"]["last"]["top1"],
         "folder": str(path.parent),  # type: ignore[dict-item]
     }
@@ -190,14 +192,14 @@ def compare(args: argparse.Namespace) -> str:
         results = {}
         if python is not None:
             settings = {"data": path, "weights": work / "teacher.pt", "seed": seed, "epochs": args.epochs,
-                        "workers": args.workers, "threads": args.threads, "teacher": args.teacher,
+                        "workers": args.workers, "teacher": args.teacher,
                         "student": args.student}  # fmt: skip
             results[PEER] = run_peer(python, work, settings)
         results[LIVE] = run_product(work, "job=train", "teacher.cache=off", f"seed={seed}", *own)
         cached = ["job=train", "teacher.cache=read", "teacher.views=all", f"seed={seed}"]
         results[CACHED] = run_product(work, *cached, *own)
         for name, result in results.items():
-            times.add(name, result["train_seconds"])
+            times.add(name, result[args.clock])
             accuracy.setdefault(name, []).append(result["top1"])
     rows = []
     for name in times.rounds:
@@ -207,7 +209,9 @@ def compare(args: argparse.Namespace) -> str:
         rows.append([name, f"{rate:.0f}", ratio, f"{np.mean(top1):.4f}", f"{min(top1):.4f} to {max(top1):.4f}"])
     note = (
         f"`python -m benchmarks.peers`, {args.teacher} -> {args.student}, batch 64, {samples} training images of"
-        f" 3x32x32, {args.epochs} epochs, {args.rounds} seeds; teacher {trained['top1']:.4f}. Machine: {machine()}."
+        f" 3x32x32, {args.epochs} epochs, {args.rounds} seeds,"
+        f" {args.clock} clock, {args.workers} loader processes for torchdistill; teacher {trained['top1']:.4f}."
+        f" Machine: {machine()}."
         f" Writing the cache took {stored['seconds']:.0f} s, start of the command included; later trainings share it."
     )
     head = ["", "images/s", "times torchdistill", "top-1, mean", "over seeds"]
@@ -225,7 +229,10 @@ def main() -> None:
     parser.add_argument("--teacher-epochs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3, help="seeds")
     parser.add_argument("--workers", type=int, default=2, help="processes of torchdistill's DataLoader")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torchdistill; 0: torch's choice, as ours")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall",
+        help="cpu: CPU seconds, one thread each and no workers, for a machine that is also used by others",
+    )  # fmt: skip
     parser.add_argument("--trainer", default="auto", help="the product's trainer configuration")
     parser.add_argument("--without-peer", action="store_true", help="do not install or run torchdistill")
     parser.add_argument("--tiny", action="store_true", help="to the end in a minute; the numbers mean nothing")
@@ -233,6 +240,10 @@ def main() -> None:
     if args.tiny:
         args.teacher = args.student = "resnet8"
         args.samples, args.epochs, args.teacher_epochs, args.rounds, args.workers = 160, 1, 1, 1, 0
+    if args.clock == "cpu":
+        args.workers = 0
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
     compare(args)
 
 

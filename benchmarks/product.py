@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
@@ -54,6 +55,27 @@ class Turns(pl.Callback):
         self._started = now()
 
 
+class FitClock(pl.Callback):
+    """Writes the seconds of a fit into a file, of the wall clock and of the processor.
+
+    Args:
+        path: The file, JSON.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self._started = (0.0, 0.0)
+
+    def on_fit_start(self, *args: object) -> None:
+        """Begin."""
+        self._started = time.perf_counter(), time.process_time()
+
+    def on_fit_end(self, *args: object) -> None:
+        """Write."""
+        wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        self.path.write_text(json.dumps({"wall": wall, "cpu": cpu}))
+
+
 _turns: Turns | None = None
 
 
@@ -102,9 +124,9 @@ def write_cache(overrides: Sequence[str]) -> tuple[float, int]:
     cfg = composed([*overrides, "job=cache", "teacher.cache=write"])
     with open_dict(cfg):
         cfg.teacher.fit = None
-    started = time.perf_counter()
+    started = now()
     with tempfile.TemporaryDirectory() as folder:
         cache.run(cfg, Path(folder))
-    seconds = time.perf_counter() - started
+    seconds = now() - started
     train = int(cfg.data.source.samples * (1 - cfg.data.val_fraction - cfg.data.test_fraction))
     return seconds, int(cfg.teacher.views) * max(1, round(train / 64))

@@ -306,7 +306,7 @@ def classes(settings: Settings) -> str:
 def students(settings: Settings) -> str:
     """Several students of one teacher, live and from one cache."""
     teacher, student = settings.pair("resnet56", "resnet8")
-    count = 200 if settings.tiny else 1500
+    count = 200 if settings.tiny else 5000
     command, stored = arguments(settings, teacher, student, count), ["teacher.views=2"]
     reference = OptimumLoop(Job(teacher, student, *synthetic(count, 32)))
     rounds, steps = settings.rounds(9), 1 if settings.tiny else 5
