@@ -101,11 +101,10 @@ def _bench(net: nn.Module, data: KDDataModule, teacher: Tensor | None) -> _Bench
     """PyTorch's answers on the test split; where there is none, on validation or training data."""
     split = next(name for name in ("test", "validation", "train") if len(data.split[name]))
     run = _in_pytorch(net)
-    batches = [(image, run(image)) for image in images(data, split)]
-    logits = torch.cat([out for _, out in batches])
+    logits = torch.cat([run(image) for image in images(data, split)])
     fits = split == "test" and teacher is not None and teacher.shape == logits.shape
     reference = Reference(logits, data.targets(split), teacher if fits else None)
-    return _Bench(data, split, reference, batches[0][0])
+    return _Bench(data, split, reference, next(images(data, split)))
 
 
 def _in_pytorch(net: nn.Module) -> Any:
