@@ -234,10 +234,13 @@ def build_loggers(cfg: DictConfig, folder: Path, name: str, kind: str) -> list[A
 
 
 def run_name(folder: Path) -> str:
-    """What the arms of one pipeline have in common."""
+    """What the arms of one pipeline have in common: the run's folder, or where nobody runs under Hydra, the arm's."""
     from hydra.core.hydra_config import HydraConfig
 
-    return Path(HydraConfig.get().runtime.output_dir).name if HydraConfig.initialized() else folder.name
+    output = None
+    if HydraConfig.initialized():
+        output = OmegaConf.select(HydraConfig.get(), "runtime.output_dir", throw_on_missing=False)
+    return Path(output or folder).name
 
 
 def build_trainer(cfg: DictConfig, folder: Path, label: str, kind: str) -> pl.Trainer:
