@@ -40,7 +40,7 @@ format: $(READY)  ## Let ruff mend what it can
 	$(BIN)/ruff format .
 
 wheel-test: $(READY)  ## Build the wheel, install it elsewhere, run an experiment from an empty folder
-	$(BIN)/python -m pytest -m slow tests/test_wheel.py
+	$(BIN)/python -m pytest tests/test_wheel.py
 
 bench: $(READY)  ## Speed: every figure of docs/benchmarks.md (ten minutes on two cores)
 	$(BIN)/python -m benchmarks.run
