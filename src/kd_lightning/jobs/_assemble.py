@@ -237,10 +237,9 @@ def run_name(folder: Path) -> str:
     """What the arms of one pipeline have in common: the run's folder, or where nobody runs under Hydra, the arm's."""
     from hydra.core.hydra_config import HydraConfig
 
-    output = None
-    if HydraConfig.initialized():
-        output = OmegaConf.select(HydraConfig.get(), "runtime.output_dir", throw_on_missing=False)
-    return Path(output or folder).name
+    if not HydraConfig.initialized() or OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
+        return folder.name
+    return Path(HydraConfig.get().runtime.output_dir).name
 
 
 def build_trainer(cfg: DictConfig, folder: Path, label: str, kind: str) -> pl.Trainer:
