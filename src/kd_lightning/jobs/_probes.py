@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ def _of_run(run: Run) -> _Net | None:
     except FileNotFoundError:
         return None
 
+    @cache  # read once for both measurements
     def load() -> tuple[nn.Module, Any, dict[str, Any]]:
         loaded = load_run(run.folder)
         return loaded.net, instantiate(loaded.cfg.student.call), dict(loaded.cfg.student.taps)

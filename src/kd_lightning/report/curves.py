@@ -13,6 +13,7 @@ from kd_lightning.report.results import Comparison, Measured
 from kd_lightning.report.svg import FULL, HALF, Look, Plot, drawing, grid, looks, render, short, spread
 
 Line = dict[float, float]  # x -> y
+Panel = tuple[Measured, dict[str, list[Line]]]  # an arm, and the lines of the seeds of each of its terms
 TOTAL = "train/loss"
 PANELS = 6  # arms whose terms are drawn
 NOT_A_LOSS = {"top1", "top5", "accuracy", "acc", "lr", "grad_norm"}
@@ -53,19 +54,21 @@ def losses(comparison: Comparison) -> Plot | None:
     """Training loss and its terms, a panel for each arm that was trained here; None where nothing was logged."""
     axis = x_axis(comparison)
     panels = [(arm, _terms(arm, axis)) for arm in comparison.arms]
-    panels = [(arm, terms) for arm, terms in panels if terms]
+    panels = leading([(arm, terms) for arm, terms in panels if terms], comparison)
     if not panels:
         return None
     return term_panels(comparison, panels, "training loss (nats)", _loss_title(panels))
 
 
-def term_panels(
-    comparison: Comparison, panels: Sequence[tuple[Measured, dict[str, list[Line]]]], unit: str, title: str
-) -> Plot:
+def leading(panels: Sequence[Panel], comparison: Comparison) -> list[Panel]:
+    """Those that there is room for."""
+    shown = {arm.name for arm in comparison.leading(PANELS)}
+    return [panel for panel in panels if panel[0].name in shown] or list(panels[:PANELS])
+
+
+def term_panels(comparison: Comparison, panels: Sequence[Panel], unit: str, title: str) -> Plot:
     """A panel for each arm, in it a line for each term, told apart by dashes."""
     axis, look = x_axis(comparison), looks(comparison)
-    shown = {arm.name for arm in comparison.leading(PANELS)}
-    panels = [(arm, terms) for arm, terms in panels if arm.name in shown] or panels[:PANELS]
     across = min(3, len(panels))
     down = math.ceil(len(panels) / across)
     with drawing(FULL if across > 1 else HALF, 0.3 + 2.5 * down) as figure:
@@ -187,7 +190,7 @@ def _validation_title(comparison: Comparison, lines: dict[str, list[Line]]) -> s
     return "Validation accuracy during training"
 
 
-def _loss_title(panels: Sequence[tuple[Measured, dict[str, list[Line]]]]) -> str:
+def _loss_title(panels: Sequence[Panel]) -> str:
     arm, terms = panels[-1]
     mean = list((mean_line(next(iter(terms.values()))) or {0.0: math.nan}).values())
     if len(mean) < 2:

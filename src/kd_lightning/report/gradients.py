@@ -6,7 +6,18 @@ import math
 from dataclasses import dataclass
 
 from kd_lightning.report import format as fmt
-from kd_lightning.report.curves import Line, draw, label_ends, lines_of, mean_line, term_panels, whole_numbers, x_axis
+from kd_lightning.report.curves import (
+    Line,
+    Panel,
+    draw,
+    label_ends,
+    leading,
+    lines_of,
+    mean_line,
+    term_panels,
+    whole_numbers,
+    x_axis,
+)
 from kd_lightning.report.results import Comparison, Measured
 from kd_lightning.report.svg import HALF, INK, Plot, drawing, grid, looks, render, short
 
@@ -32,7 +43,7 @@ def pull(arm: Measured) -> Pull | None:
 def norms(comparison: Comparison) -> Plot | None:
     """Norm of the gradient by term, a panel for each arm that has logged it; None where none has."""
     axis = x_axis(comparison)
-    panels = [(arm, found) for arm in comparison.arms if (found := _norms(arm, axis))]
+    panels = leading([(arm, found) for arm in comparison.arms if (found := _norms(arm, axis))], comparison)
     if not panels:
         return None
     return term_panels(comparison, panels, "norm of the gradient", _norm_title(panels))
@@ -82,7 +93,7 @@ def _angle_title(arm: Measured, degrees: float) -> str:
     return f"Task and distillation {how} at the end in {short(arm)}: {degrees:.0f}° apart"
 
 
-def _norm_title(panels: list[tuple[Measured, dict[str, list[Line]]]]) -> str:
+def _norm_title(panels: list[Panel]) -> str:
     """The strongest against the weakest term of the last arm, at the end."""
     arm, found = panels[-1]
     last = {name: list(mean_line(lines).values())[-1] for name, lines in found.items()}
