@@ -25,6 +25,12 @@ def trainings(text):
     return text.count(": training ...")
 
 
+@pytest.fixture(autouse=True)
+def plain_reports(monkeypatch):
+    """Reports without their plots, which take most of the time and have tests of their own."""
+    monkeypatch.setattr("kd_lightning.report.html.sections", lambda comparison: [])
+
+
 @pytest.fixture
 def one_thread():
     """Sums are the same in this process and in those that it starts."""
@@ -231,6 +237,10 @@ def test_runs_are_told_apart_ranked_and_tested_against_their_own_control(cli):
     text = " ".join(outcome.text.split())
     assert "resnet14 + sp and resnet14 alone" in text or "resnet14 + sp has" in text
     assert "resnet14 + sp and resnet8 alone" not in text
+    ranked = text.partition("Ranked on validation: 1. ")[2]
+    scores = [float(part.rpartition(", ")[2]) for part in ranked.partition(" Done in")[0].split("; ")]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 6
 
     both = cli("job=compare", "runs=[outputs/a/0,outputs/a/1]", *BRIEF)
     assert both.code == 0, both.text

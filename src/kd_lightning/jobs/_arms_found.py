@@ -40,6 +40,11 @@ class FoundArm:
     folders: list[Path] = field(default_factory=list)
     validation: float = float("-inf")
 
+    @property
+    def shown_validation(self) -> str:
+        """The same as the metric has it."""
+        return "not measured" if self.validation == float("-inf") else f"{abs(self.validation):.4f}"
+
 
 def find_arms(folders: Iterable[Path]) -> list[FoundArm]:
     """Arms in the order of validation, teachers first.

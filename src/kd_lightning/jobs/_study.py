@@ -72,7 +72,7 @@ class Cell:
     @property
     def done(self) -> bool:
         """Whether it is finished, now or by an earlier study."""
-        return (self.folder / ARM).is_file()
+        return (self.folder / ARM).is_file() and (self.folder / "student.safetensors").is_file()
 
 
 @dataclass(frozen=True)

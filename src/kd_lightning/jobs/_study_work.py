@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -97,17 +99,25 @@ def work_in_processes(cfg: DictConfig, recipes: list[Recipe]) -> None:
                 process.start()
             for process in processes:
                 process.join()
-        except BaseException:
-            for process in processes:
-                if process.is_alive():
-                    process.terminate()  # Lightning saves a checkpoint
-            for process in processes:
-                if process.pid is not None:
-                    process.join()
+        except BaseException as stop:
+            # Ctrl-C in a terminal reaches them too; they stop by themselves after their step.
+            _end([p for p in processes if p.pid is not None], patience=30 if isinstance(stop, KeyboardInterrupt) else 0)
             raise
     stopped = [process.exitcode for process in processes if process.exitcode in (130, 143)]
     if stopped:
         raise UserAbortError("Stopped. The same command goes on with the study.", stopped[0])
+
+
+def _end(processes: Sequence[BaseProcess], patience: float) -> None:
+    """Stop processes; those that train save a checkpoint first."""
+    until = time.monotonic() + patience
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    for process in processes:
+        process.join()
 
 
 def _gpu(number: int, count: int) -> str | None:

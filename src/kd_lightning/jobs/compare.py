@@ -6,6 +6,7 @@ import glob
 from pathlib import Path
 
 from omegaconf import DictConfig
+from rich.console import Console
 
 from kd_lightning.jobs._arms_found import FoundArm, find_arms
 from kd_lightning.jobs._assemble import build_data
@@ -28,6 +29,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
     pairs = [(one.name, base.name) for one in found if (base := _alone(one, found)) is not None]
     reference = next((one.name for one in found if one.control), None)
     show(build_comparison(arms, data, cfg, reference, pairs), folder, cfg)
+    students = [one for one in found if one.kind != "teacher"]
+    ranks = "; ".join(f"{rank}. {one.name}, {one.shown_validation}" for rank, one in enumerate(students, 1))
+    Console().print(f"Ranked on validation: {ranks}", highlight=False, markup=False)
 
 
 def _alone(arm: FoundArm, found: list[FoundArm]) -> FoundArm | None:
