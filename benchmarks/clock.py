@@ -96,5 +96,18 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]], not
     return text
 
 
+def write(page: Path, name: str, text: str) -> None:
+    """Replace what lies between the marks ``<!-- name -->`` and ``<!-- /name -->`` of a page.
+
+    Raises:
+        ValueError: The page has no such marks.
+    """
+    content, start, end = page.read_text(), f"<!-- {name} -->", f"<!-- /{name} -->"
+    if start not in content or end not in content:
+        raise ValueError(f"{page} has no marks {start} and {end}.")
+    before, _, rest = content.partition(start)
+    page.write_text(f"{before}{start}\n{text.strip()}\n{end}{rest.partition(end)[2]}")
+
+
 def _text(cell: object) -> str:
     return f"{cell:.2f}" if isinstance(cell, float) else str(cell)

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from benchmarks import sections
-from benchmarks.clock import machine
+from benchmarks.clock import machine, write
 from benchmarks.sections import Settings
 
-SECTIONS: dict[str, Callable[[Settings], object]] = {
+SECTIONS: dict[str, Callable[[Settings], str]] = {
     "overhead": sections.overhead,
     "pairs": sections.pairs,
     "data": sections.data_path,
@@ -39,16 +39,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections to run")
     parser.add_argument("--tiny", action="store_true", help="to the end in a minute; the numbers mean nothing")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0: its own choice")
+    parser.add_argument("--write", type=Path, help="put the tables into this page, between its marks")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    print(f"Machine: {machine()}, {os.environ.get('KD_BENCH_CLOCK', 'wall')} clock\n")
+    measured_on = f"Machine: {machine()}, {os.environ.get('KD_BENCH_CLOCK', 'wall')} clock."
+    print(f"{measured_on}\n")
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(tiny=args.tiny, folder=Path(folder))
-        for name in args.only:
-            SECTIONS[name](settings)
+        tables = {name: SECTIONS[name](settings) for name in args.only}
+    if args.write is not None:
+        for name, text in tables.items():
+            write(args.write, name, f"{text}\n{measured_on}")
 
 
 if __name__ == "__main__":

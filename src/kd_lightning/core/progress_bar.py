@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 
 # Seconds between two drawings. Each costs a millisecond, and on a GPU a synchronisation where it shows a metric.
-INTERVAL = 0.2
+INTERVAL = 0.5
 
 
 class ProgressBar(RichProgressBar):
