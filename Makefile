@@ -43,10 +43,10 @@ wheel-test: $(READY)  ## Build the wheel, install it elsewhere, run an experimen
 	$(BIN)/python -m pytest tests/test_wheel.py
 
 bench: $(READY)  ## Speed: every figure of docs/benchmarks.md (ten minutes on two cores)
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run --write docs/benchmarks.md
 
 bench-peers: $(READY)  ## Speed: the same job with torchdistill, which is installed beside this environment
-	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.peers --write docs/benchmarks.md
 
 lock: $(READY)  ## Resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 pyproject.toml --output-file requirements.lock

@@ -25,7 +25,8 @@ class Role:
     checkpoint: str | None = None
     """Weights to start from: a run folder, a .safetensors, or a file that torch.load(weights_only=True) reads."""
     quantise: bool = False
-    """Of the student: train with the rounding of int8 in its layers, for export as onnx_int8 or executorch_int8."""
+    """Of the student: refine a finished one (``checkpoint``) under the rounding of int8, for export as onnx_int8 or
+    executorch_int8."""
     call: Any = field(default_factory=lambda: {"_target_": "kd_lightning.core.calls.TensorCall"})
     """How a batch becomes signals."""
     taps: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(PLACES))

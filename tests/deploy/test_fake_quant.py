@@ -86,6 +86,31 @@ def test_names_stay_and_the_plain_net_comes_back():
     assert without_fake_quant(plain) is plain
 
 
+@pytest.mark.parametrize("model", ["resnet8", "timm"])
+def test_batch_norms_keep_their_statistics_and_still_learn(model):
+    import timm
+
+    net = (
+        resnet8(10, 1) if model == "resnet8" else timm.create_model("mobilenetv3_small_050", num_classes=10, in_chans=1)
+    )
+    image = torch.randn(8, 1, 32, 32)
+    net(image)
+    classes = [type(module) for module in net.modules()]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net = fake_quantise(net.train()).train()
+    net(image).square().mean().backward()
+    torch.optim.SGD(net.parameters(), 0.1).step()
+    after = net.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in after if "running" in name or "num_batches" in name)
+    norms = [name for name in after if name.replace("weight", "running_mean") in after]
+    assert norms
+    assert not all(torch.equal(after[name], before[name]) for name in norms)
+    plain = without_fake_quant(net).train()
+    assert [type(module) for module in plain.modules()] == classes
+    plain(image)
+    assert not all(torch.equal(value, before[name]) for name, value in plain.state_dict().items() if "running" in name)
+
+
 def test_a_net_without_layers_to_round_is_refused():
     with pytest.raises(ValueError, match=r"no nn\.Conv2d or nn\.Linear"):
         fake_quantise(nn.Sequential(nn.Flatten()))

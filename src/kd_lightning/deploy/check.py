@@ -93,12 +93,12 @@ def measure(
     )
 
 
-def objection(figures: Figures, plain: Figures, exact: bool, tolerance: float, accuracy_drop: float) -> str | None:
+def objection(figures: Figures, accuracy: float, exact: bool, tolerance: float, accuracy_drop: float) -> str | None:
     """Why a file is not usable; None where it is.
 
     Args:
         figures: Of the file.
-        plain: Of PyTorch.
+        accuracy: What the student has in PyTorch.
         exact: Whether its answers must be PyTorch's, or only as accurate.
         tolerance: Largest ``difference`` of an exact one.
         accuracy_drop: Largest loss of accuracy of another, in [0, 1].
@@ -108,12 +108,13 @@ def objection(figures: Figures, plain: Figures, exact: bool, tolerance: float, a
             f"differs from PyTorch by {figures.difference:.2e} of the largest logit (export.tolerance ="
             f" {tolerance:.0e}). Raise the tolerance only if you know why."
         )
-    lost = plain.accuracy - figures.accuracy
+    lost = accuracy - figures.accuracy
     if not exact and lost > accuracy_drop + 1e-9:
         return (
-            f"loses {100 * lost:.1f} points of accuracy ({100 * plain.accuracy:.1f} to {100 * figures.accuracy:.1f} %;"
-            f" export.accuracy_drop = {accuracy_drop:g}). Train with student.quantise=true, calibrate with more samples"
-            " (export.calibration=1000), or accept the loss with a larger export.accuracy_drop."
+            f"loses {100 * lost:.1f} points of accuracy ({100 * accuracy:.1f} to {100 * figures.accuracy:.1f} %;"
+            f" export.accuracy_drop = {accuracy_drop:g}). Refine it under int8 (student.quantise=true"
+            " student.checkpoint=<run>), calibrate with more samples (export.calibration=1000), or accept the loss with"
+            " a larger export.accuracy_drop."
         )
     return None
 

@@ -97,7 +97,14 @@ def deployed_net(cfg: DictConfig, teacher: nn.Module | None = None) -> nn.Module
             if teacher is None:  # for its shapes: weights come with the student's, or are made by its training
                 teacher = instantiate(cfg.teacher.net)
             net = instantiate(cfg.method.student_wrapper)(net, teacher, example)
-    return fake_quantise(net) if cfg.student.get("quantise") else net
+    if not cfg.student.get("quantise"):
+        return net
+    if cfg.student.checkpoint is None:
+        raise ValueError(
+            "student.quantise=true refines a finished student: say which with student.checkpoint=<run>, and use a small"
+            " optimizer.lr (a tenth or less of that of its training)."
+        )
+    return fake_quantise(net)
 
 
 def fit_arm(
