@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from tests.data.test_cifar import cifar10, cifar100
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
@@ -27,7 +27,7 @@ def build(name, **overrides):
 def test_builds_without_touching_the_data(file, monkeypatch):
     monkeypatch.delenv("KD_DATA", raising=False)
     module = build(file.stem)
-    assert isinstance(module, KDDataModule)
+    assert isinstance(module, SplitDataModule)
     assert module.seed == 0  # the run's seed decides the order only: all seeds share the augmented views
     assert module.num_views == 3
     assert module.name == file.stem

@@ -87,3 +87,42 @@ def test_bad_arguments(kwargs, message):
 def test_cannot_skip_backwards():
     with pytest.raises(ValueError, match="-1"):
         EpochBatchSampler(4, 2).skip(-1)
+
+
+def test_buckets_hold_similar_lengths_and_lose_nobody():
+    lengths = torch.randint(1, 200, (1003,), generator=torch.Generator().manual_seed(0))
+    plain = EpochBatchSampler(1003, 8, seed=3)
+    bucketed = EpochBatchSampler(1003, 8, seed=3, lengths=lengths)
+    one, other = ([draw.positions for draw in sampler] for sampler in (plain, bucketed))
+    assert len(one) == len(other) == 125
+    assert sorted(sum(one, [])) == sorted(sum(other, []))  # the same samples are left out, whatever their length
+
+    def padding(batches):
+        return sum(int((lengths[batch].max() - lengths[batch]).sum()) for batch in batches)
+
+    assert padding(other) < 0.1 * padding(one)
+    assert other == [draw.positions for draw in bucketed]
+    bucketed.set_epoch(1)
+    later = [draw.positions for draw in bucketed]
+    assert {tuple(sorted(b)) for b in later}.isdisjoint(tuple(sorted(b)) for b in other)
+    means = torch.tensor([lengths[batch].float().mean() for batch in later[:50]])
+    assert not torch.equal(means, means.sort().values)  # short batches do not come first
+
+
+def test_buckets_are_shared_among_processes():
+    lengths = torch.arange(40) % 7
+    whole = [draw.positions for draw in EpochBatchSampler(40, 8, lengths=lengths)]
+    shares = [[d.positions for d in EpochBatchSampler(40, 8, rank=r, world=2, lengths=lengths)] for r in range(2)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == whole
+
+
+def test_weights_say_how_often_a_sample_is_drawn():
+    weights = torch.tensor([1.0, 3.0] * 500)
+    sampler = EpochBatchSampler(1000, 10, weights=weights)
+    counts = torch.zeros(1000)
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        for draw in sampler:
+            counts.index_add_(0, torch.tensor(draw.positions), torch.ones(10))
+    assert counts.sum() == 40_000
+    assert 2.9 < counts[1::2].sum() / counts[::2].sum() < 3.1

@@ -17,7 +17,17 @@ Signals = Callable[[Tensor, int], dict[str, Tensor]]
 """More entries of a batch, for the samples ``index`` (B,) int64 in a view."""
 
 
-class SplitDataset(Dataset[dict[str, Any]]):
+class BatchDataset(Dataset[dict[str, Any]]):
+    """One split; indexed by a :class:`Draw` it gives a whole batch."""
+
+    in_memory: bool
+    """Whether reading a batch is cheap, so that no worker process is worth its while."""
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class SplitDataset(BatchDataset):
     """One split of a pool; indexed by a :class:`Draw` it gives a whole batch.
 
     Args:
@@ -29,6 +39,7 @@ class SplitDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, inputs: Inputs, targets: Tensor, positions: Tensor, signals: Signals | None = None) -> None:
         self.inputs, self.targets, self.positions, self.signals = inputs, targets, positions, signals
+        self.in_memory = isinstance(inputs, Tensor)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -59,13 +70,13 @@ class EpochLoader(DataLoader[dict[str, Any]]):
 
     def __init__(
         self,
-        dataset: SplitDataset,
+        dataset: BatchDataset,
         sampler: Iterable[Draw],
         num_workers: int | None = None,
         done_batches: Callable[[], int] | None = None,
     ) -> None:
         if num_workers is None:
-            num_workers = 0 if isinstance(dataset.inputs, Tensor) else min(8, os.cpu_count() or 1)
+            num_workers = 0 if dataset.in_memory else min(8, os.cpu_count() or 1)
         super().__init__(
             dataset,
             sampler=sampler,

@@ -1,31 +1,27 @@
-"""The data module: owns splits, order, batches and augmentation for every source."""
+"""The data module for images and features: owns splits, order, batches and augmentation for every source."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from kd_lightning.data.arrays import Arrays, Source, take
 from kd_lightning.data.augment import Augmentation, Op
+from kd_lightning.data.base import Batch, SplitDataModule
 from kd_lightning.data.counter import fold_text
 from kd_lightning.data.facts import check_facts, check_statistics, find_facts, measure
-from kd_lightning.data.loader import EpochLoader, Signals, SplitDataset
+from kd_lightning.data.loader import Signals, SplitDataset
 from kd_lightning.data.preprocess import Size, normalise, to_float
-from kd_lightning.data.sampler import Draw, EpochBatchSampler, count_views
-from kd_lightning.data.split import Split, default_fractions, load_split, make_split
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, Any]
 
-
-class KDDataModule(LightningDataModule):
+class KDDataModule(SplitDataModule):
     """Classification data for teacher and student.
 
     A batch is a dictionary:
@@ -44,16 +40,6 @@ class KDDataModule(LightningDataModule):
         name: Name for reports; None for that of the source.
         augment: Ops for training images, in order; normalisation follows by itself.
         strong: Ops of the strong view that some methods ask :meth:`views` for.
-        batch_size: Samples in a training step over all processes.
-        eval_batch_size: The same for evaluation.
-        val_fraction: Share of the samples for validation, of those in no official split; None: the official
-            validation split or else 0.1.
-        test_fraction: The same for the test; None: the official test split or else 0.2.
-        split_seed: Decides who is in which split.
-        split_file: Take the split from this file or folder instead; see :meth:`save_split`.
-        seed: Decides augmentation, and order as long as ``order_seed`` is not set.
-        views: Augmented views a sample has: epoch ``e`` shows view ``e % views``; None or ``all``: view ``e``.
-        num_workers: Processes that read; None: none for arrays in memory, else one a core, at most 8.
         num_classes: Checked against the data; None to take what is found. May exceed the classes found where the
             source has no class names.
         channels: The same for channels (width, of feature vectors).
@@ -61,17 +47,10 @@ class KDDataModule(LightningDataModule):
         mean: Mean a channel, of images in [0, 1]; None: published, or else measured on the training split.
         std: Standard deviation, as ``mean``.
 
-    Attributes:
-        order_seed: Decides the order. Apart from ``seed``, so that trainings of several seeds see the same views and
-            can share what is stored of their teacher.
-        num_views: As ``views``; None for a new view in every epoch.
-        signals: Gives more entries of a training batch, such as what is stored of a teacher; called by the workers.
+    The other arguments and the attributes are those of :class:`SplitDataModule`.
     """
 
     task = "classification"
-    order_seed: int
-    num_views: int | None
-    signals: Signals | None = None
 
     def __init__(
         self,
@@ -95,30 +74,33 @@ class KDDataModule(LightningDataModule):
         image_size: int | Size | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        select: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            name=name or type(source).__name__.lower(),
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            split_seed=split_seed,
+            split_file=split_file,
+            seed=seed,
+            views=views,
+            num_workers=num_workers,
+            select=select,
+        )
         if not isinstance(source, Source):
             raise ValueError(f"data.source must have load(), got {type(source).__name__}.")
         if bad := [op for op in (*augment, *strong) if not callable(op)]:
             raise ValueError(f"data.augment and data.strong must list ops with a _target_, got {bad[0]!r}.")
-        if eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size must be at least 1, got {eval_batch_size}.")
-        self.source, self.root, self.name = source, root, name or type(source).__name__.lower()
-        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
-        self.order_seed, self.num_views = seed, count_views(views)
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.split_seed, self.split_file, self.num_workers = split_seed, split_file, num_workers
+        self.source, self.root = source, root
         self.num_classes, self.channels, self.image_size = num_classes, channels, image_size
         self.weak = Augmentation(augment, fold_text(seed, "weak"))
         self.strong = Augmentation(strong, fold_text(seed, "strong"))
         self.mean = None if mean is None else tuple(mean)
         self.std = None if std is None else tuple(std)
-        self.num_samples = 0
-        self.class_names: tuple[str, ...] = ()
-        self.fingerprint = ""
         self.decode_size: int | None = None
         self._arrays: Arrays | None = None
-        self._split: Split | None = None
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     # ---- data and split
@@ -135,31 +117,12 @@ class KDDataModule(LightningDataModule):
             return
         arrays = self.source.load()
         self._describe(arrays)
-        if self.split_file:
-            split = load_split(self.split_file, arrays)
-        else:
-            val, test = default_fractions(arrays, self.val_fraction, self.test_fraction, self.name or "The data")
-            split = make_split(arrays, val, test, self.split_seed)
+        split = self._set_split(arrays)
         self._measure(arrays, split.train)
-        self._arrays, self._split = arrays, split
-        self.num_samples, self.fingerprint, self.decode_size = len(split.train), arrays.fingerprint, arrays.decode_size
+        self._arrays = arrays
+        self.fingerprint, self.decode_size = arrays.fingerprint, arrays.decode_size
         sizes = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
         log.info("%s: %s, %d classes", self.name, sizes, self.num_classes)
-
-    def prepare_data(self) -> None:
-        """Lightning's hook, on one process of a machine: fetches what is missing."""
-        self.prepare()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Lightning's hook, on every process."""
-        self.prepare()
-
-    @property
-    def split(self) -> Split:
-        """Who is in which split."""
-        self.prepare()
-        assert self._split is not None
-        return self._split
 
     @property
     def arrays(self) -> Arrays:
@@ -168,13 +131,20 @@ class KDDataModule(LightningDataModule):
         assert self._arrays is not None
         return self._arrays
 
-    def save_split(self, folder: str | Path) -> Path:
-        """Write the split into ``folder``, to be given back as ``split_file``; gives the path."""
-        return self.split.save(folder)
-
     def targets(self, split: str = "train") -> Tensor:
         """Classes of a split by ``index``, (n,) int64."""
         return self.arrays.targets[self.split[split]]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``num_classes``, ``channels`` and ``image_size``."""
+        self.prepare()
+        return {"num_classes": self.num_classes, "channels": self.channels, "image_size": self.image_size}
+
+    @property
+    def one_view(self) -> bool:
+        """Whether a sample looks the same in every view."""
+        return not self.weak.ops
 
     def read(self, split: str, index: Tensor) -> Tensor:
         """Raw inputs of a split by ``index``, (n, C, H, W) uint8 or (n, D) float32."""
@@ -199,48 +169,13 @@ class KDDataModule(LightningDataModule):
             self.mean, self.std = (arrays.mean, arrays.std) if published else measure(arrays.inputs, positions)
         check_statistics(self.mean or (), self.std or (), self.channels or 0)
 
-    # ---- loaders
+    def _dataset(self, split: str, signals: Signals | None) -> SplitDataset:
+        return SplitDataset(self.arrays.inputs, self.arrays.targets, self.split[split], signals)
 
-    def loader(self, split: str, *, train: bool = False, whole: bool = False) -> EpochLoader:
-        """Batches of a split.
-
-        Args:
-            split: ``train``, ``validation`` or ``test``.
-            train: Shuffled, augmented batches of ``batch_size`` by epoch; False: all samples in order, as they are.
-            whole: All samples on this process, also where a Trainer shares them among several.
-        """
-        kwargs = {} if whole else getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
-        world, rank = kwargs.get("num_replicas", 1), kwargs.get("rank", 0)
-        size = self.batch_size if train else max(world, self.eval_batch_size // world * world)
-        positions, order, views = self.split[split], fold_text(self.order_seed, "order"), self.num_views
-        sampler = EpochBatchSampler(
-            len(positions), size, order, shuffle=train, drop_last=train, rank=rank, world=world, views=views
-        )
-        dataset = SplitDataset(self.arrays.inputs, self.arrays.targets, positions, self.signals)
-        return EpochLoader(dataset, sampler, self.num_workers, self._done_batches if train else None)
-
-    def replay(self, draws: Iterable[Draw]) -> EpochLoader:
-        """Training batches as they are named: positions and view."""
-        dataset = SplitDataset(self.arrays.inputs, self.arrays.targets, self.split.train)
-        return EpochLoader(dataset, draws, self.num_workers)
-
-    def train_dataloader(self) -> EpochLoader:
-        """Lightning's hook. A run that is resumed within an epoch goes on with the next batch of it."""
-        return self.loader("train", train=True)
-
-    def val_dataloader(self) -> EpochLoader | list[Any]:
-        """Lightning's hook; no loader where there is no validation split."""
-        return self.loader("validation") if len(self.split.validation) else []
-
-    def test_dataloader(self) -> EpochLoader | list[Any]:
-        """Lightning's hook; no loader where there is no test split."""
-        return self.loader("test") if len(self.split.test) else []
-
-    def _done_batches(self) -> int:
-        if self.trainer is None or not self.trainer.training:
-            return 0
-        # Asked before the first batch of an epoch: 0, unless the loop was restored within the epoch.
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    def _relabel(self, positions: Tensor, labels: Tensor) -> None:
+        targets = self.arrays.targets.clone()
+        targets[positions] = labels.to(targets)
+        self._arrays = replace(self.arrays, targets=targets)
 
     # ---- batches on the device
 
@@ -250,11 +185,6 @@ class KDDataModule(LightningDataModule):
             return {**batch, "image": self.normalise(to_float(batch["image"]))}
         batch = {**batch, "raw": batch["image"]}
         return {**batch, "image": self.views(batch, [batch["view"]])[0]}
-
-    def ready(self, batch: Batch, device: torch.device | str = "cpu") -> Batch:
-        """A batch of a loader as a network takes it; for loops without a Trainer."""
-        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        return self.on_after_batch_transfer(moved)
 
     def views(self, batch: Batch, views: Sequence[int], *, strong: bool = False) -> list[Tensor]:
         """Other looks at a training batch, augmented and normalised, each like ``image``.

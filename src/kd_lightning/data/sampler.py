@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
-from kd_lightning.data.counter import permutation
+from kd_lightning.data.counter import fold_text, permutation, uniform
+
+_STRETCH = 50
+"""Batches whose samples are sorted by length together: enough to be alike, few enough to stay random."""
 
 
 class Draw(NamedTuple):
@@ -47,6 +51,9 @@ class EpochBatchSampler(Sampler[Draw]):
         drop_last: Leave out a last batch that is not full, unless it is the only one.
         rank: Number of this process.
         world: Number of processes.
+        lengths: Lengths of the samples, (size,): batches of a shuffled epoch then hold samples of similar length.
+        weights: How often a sample is drawn relative to the others, (size,): a shuffled epoch is then drawn with
+            replacement. None: every sample once.
         views: Views a sample has; epoch ``e`` shows view ``e % views``. None: epoch ``e`` shows view ``e``.
 
     Raises:
@@ -64,6 +71,8 @@ class EpochBatchSampler(Sampler[Draw]):
         rank: int = 0,
         world: int = 1,
         views: int | None = None,
+        lengths: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -78,7 +87,7 @@ class EpochBatchSampler(Sampler[Draw]):
             raise ValueError(f"{size} samples are fewer than {world} processes; use fewer devices or more data.")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.shuffle, self.drop_last, self.rank, self.world = shuffle, drop_last, rank, world
-        self.views = views
+        self.views, self.lengths, self.weights = views, lengths, weights
         self.epoch = 0
         self._skip = 0
 
@@ -108,8 +117,31 @@ class EpochBatchSampler(Sampler[Draw]):
             raise ValueError(f"Cannot skip {batches} batches.")
         self._skip = batches
 
+    def _order(self) -> Tensor:
+        """The samples of a shuffled epoch, (size,) int64."""
+        if self.weights is None:
+            order = permutation(self.size, self.seed, self.epoch)
+        else:
+            draws = uniform(fold_text(self.seed, "weights"), self.epoch, torch.arange(self.size)).double()
+            cumulated = self.weights.double().cumsum(0)
+            order = torch.searchsorted(cumulated, draws * cumulated[-1], right=True).clamp(max=self.size - 1)
+        return order if self.lengths is None else self._bucket(order, self.lengths)
+
+    def _bucket(self, order: Tensor, lengths: Tensor) -> Tensor:
+        """The order with samples of similar length in a batch: sorted within stretches of the order, then the
+        batches shuffled. What a last batch that is not full holds stays as it is, so that who is left out does not
+        depend on the length."""
+        full = len(order) // self.batch_size
+        ragged = order[full * self.batch_size :]
+        stretch = _STRETCH * self.batch_size
+        pieces = torch.split(order[: full * self.batch_size], stretch)
+        sorted_pieces = (piece[lengths[piece].argsort(stable=True)] for piece in pieces)
+        batches = [batch for piece in sorted_pieces for batch in torch.split(piece, self.batch_size)]
+        shuffled = permutation(full, fold_text(self.seed, "buckets"), self.epoch).tolist()
+        return torch.cat([*(batches[i] for i in shuffled), ragged])
+
     def __iter__(self) -> Iterator[Draw]:
-        order = permutation(self.size, self.seed, self.epoch) if self.shuffle else torch.arange(self.size)
+        order = self._order() if self.shuffle else torch.arange(self.size)
         view = None
         if self.shuffle:
             view = self.epoch if self.views is None else self.epoch % self.views

@@ -5,15 +5,31 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kd_lightning.data.arrays import Arrays, fingerprint
+from kd_lightning.data.arrays import fingerprint
 from kd_lightning.data.counter import fold_text, random_bits
 
 NAMES = ("train", "validation", "test")
 FILE_NAME = "split.safetensors"
+
+
+class Pool(Protocol):
+    """All samples of a data set, as far as splitting them is concerned; see ``Arrays``."""
+
+    @property
+    def targets(self) -> Tensor: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def test(self) -> Tensor | None: ...
+    @property
+    def validation(self) -> Tensor | None: ...
+    @property
+    def free(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ class Split:
         return path
 
 
-def load_split(path: str | Path, arrays: Arrays) -> Split:
+def load_split(path: str | Path, arrays: Pool) -> Split:
     """Read a saved split for these data.
 
     Args:
@@ -89,7 +105,7 @@ def load_split(path: str | Path, arrays: Arrays) -> Split:
 
 
 def default_fractions(
-    arrays: Arrays, val_fraction: float | None, test_fraction: float | None, name: str
+    arrays: Pool, val_fraction: float | None, test_fraction: float | None, name: str
 ) -> tuple[float, float]:
     """Shares for validation and test: as given; where None, nothing beside an official split, else 0.1 and 0.2.
 
@@ -106,7 +122,7 @@ def default_fractions(
     return val, fraction("test_fraction", test_fraction, arrays.test, 0.2)
 
 
-def make_split(arrays: Arrays, val_fraction: float, test_fraction: float, seed: int) -> Split:
+def make_split(arrays: Pool, val_fraction: float, test_fraction: float, seed: int) -> Split:
     """Split what the source left free; official splits stay as they are.
 
     Args:
