@@ -89,7 +89,7 @@ def test_verdict_of_one_seed_says_so_and_gives_mcnemar():
 
 def test_verdict_without_spread_or_common_seed():
     same = stats.verdict([0.9, 0.8], [0.9, 0.8], name="kd")
-    assert same.startswith("No difference: kd and the student alone have the same accuracy on each of 2 seeds")
+    assert same.startswith("No difference: kd and the student alone have the same score on each of 2 seeds")
     constant = stats.verdict([0.9, 0.8], [0.91, 0.81], name="kd")
     assert constant.startswith("Cannot tell: kd is +1.0 points from the student alone on each of 2 seeds")
     assert "not defined" in constant

@@ -12,6 +12,7 @@ from torch import Tensor
 from kd_lightning.report import measure, stats
 from kd_lightning.report.format import points
 from kd_lightning.report.measured import Measured
+from kd_lightning.report.tasks import Task
 
 HIDDEN_DROP = 0.02  # a class that falls by this much while the mean does not fall is worth a warning
 
@@ -24,10 +25,10 @@ class Contrast:
         name: of the arm.
         reference: of the arm that it is tested against.
         seeds: that both have, in the order of the reference.
-        differences: of the top-1 accuracies under each of them, in [-1, 1].
-        test: paired t-test of the top-1 accuracies; None with fewer than two common seeds.
+        differences: of the score (such as top-1, in [0, 1]) under each of them.
+        test: paired t-test of the scores; None with fewer than two common seeds.
         p: its p-value after Holm's correction over all contrasts of the comparison.
-        samples: exact McNemar test of each seed.
+        samples: exact McNemar test of each seed; none where samples are not independent, or not right or wrong.
         class_change: (S, C) change of the accuracy of each class, in [-1, 1].
         won: index of the samples that the arm gets right and the reference wrong, under the first common seed.
         lost: the other way round.
@@ -57,34 +58,36 @@ class Contrast:
 
 
 def contrast_all(
-    pairs: Sequence[tuple[Measured, Measured]], class_names: Sequence[str], alpha: float
+    pairs: Sequence[tuple[Measured, Measured]], class_names: Sequence[str], alpha: float, task: Task
 ) -> list[Contrast]:
     """Each (arm, reference) tested, the p-values corrected over all of them."""
-    contrasts = [_contrast(base, arm, alpha) for arm, base in pairs]
+    score = task.score
+    contrasts = [_contrast(base, arm, alpha, task) for arm, base in pairs]
     tested = sum(contrast.p is not None for contrast in contrasts)
     corrected = stats.holm([contrast.p for contrast in contrasts])
     for contrast, (arm, base), p in zip(contrasts, pairs, corrected, strict=True):
         contrast.p = p
-        contrast.outcome = stats.outcome(contrast.test, p, alpha)
+        contrast.outcome = stats.outcome(contrast.test, p, alpha, score.sign)
         contrast.verdict = stats.verdict(
-            base.of_seeds("top1", contrast.seeds),
-            arm.of_seeds("top1", contrast.seeds),
+            base.of_seeds(score.key, contrast.seeds),
+            arm.of_seeds(score.key, contrast.seeds),
             name=arm.name,
             reference=base.name,
             mcnemar=contrast.samples[0] if contrast.samples else None,
             p=p,
             comparisons=tested,
             alpha=alpha,
+            score=score,
         )
         contrast.warnings = _hidden(base, arm, contrast, class_names, alpha)
     return contrasts
 
 
-def _contrast(base: Measured, arm: Measured, alpha: float) -> Contrast:
+def _contrast(base: Measured, arm: Measured, alpha: float, task: Task) -> Contrast:
     seeds = [seed for seed in base.seeds if seed in arm.seeds]
-    pairs = [(base.run(seed), arm.run(seed)) for seed in seeds]
+    pairs = [(base.run(seed), arm.run(seed)) for seed in seeds] if task.classes else []
     rights = [(a.logits.argmax(1) == a.target, b.logits.argmax(1) == b.target) for a, b in pairs]
-    scores, others = base.of_seeds("top1", seeds), arm.of_seeds("top1", seeds)
+    scores, others = base.of_seeds(task.score.key, seeds), arm.of_seeds(task.score.key, seeds)
     test = stats.paired_test(scores, others, alpha)
     nothing = torch.empty(0, dtype=torch.long)
     won, lost = nothing, nothing

@@ -30,9 +30,9 @@ def line(run: Run, key: str, axis: str) -> Line:
 
 
 def validation(comparison: Comparison) -> Plot | None:
-    """Validation accuracy of every arm; None where no run has logged it."""
-    axis = x_axis(comparison)
-    lines = {arm.name: lines_of(arm, "val/top1", axis) for arm in comparison.arms}
+    """The score of every arm on validation; None where no run has logged it."""
+    axis, score = x_axis(comparison), comparison.score
+    lines = {arm.name: lines_of(arm, f"val/{score.key}", axis) for arm in comparison.arms}
     lines = {name: found for name, found in lines.items() if found}
     if not lines:
         return None
@@ -41,10 +41,11 @@ def validation(comparison: Comparison) -> Plot | None:
         axes = figure.subplots()
         ends = []
         for name, found in lines.items():
-            ends.append(draw(axes, found, look[name], scale=100))
-        axes.set_ylim(bottom=_floor(lines.values()))
+            ends.append(draw(axes, found, look[name], scale=score.scale))
+        if score.higher:
+            axes.set_ylim(bottom=_floor(lines.values()))
         label_ends(axes, ends, [short(name) for name in lines], [look[name].colour for name in lines])
-        axes.set(xlabel=axis, ylabel="validation top-1 (%)")
+        axes.set(xlabel=axis, ylabel=f"validation {score.label}")
         whole_numbers(axes)
         grid(axes, "y")
         return Plot(title, render(figure, title))
@@ -180,14 +181,16 @@ def log_scale(axes: Any, terms: dict[str, list[Line]]) -> None:
 
 
 def _validation_title(comparison: Comparison, lines: dict[str, list[Line]]) -> str:
+    score = comparison.score
     last = {name: sum(list(one.values())[-1] for one in found) / len(found) for name, found in lines.items()}
     for contrast in comparison.contrasts:
         if contrast.name in last and contrast.reference in last:
             difference = last[contrast.name] - last[contrast.reference]
             where = "above" if difference > 0 else "below"
-            gap = f"{fmt.percent(abs(difference))} points {where}" if abs(difference) >= 0.0005 else "level with"
+            level = score.scale * abs(difference) < 0.5 * 10**-score.digits
+            gap = "level with" if level else f"{score.size(difference)} {score.gap_unit} {where}"
             return f"{short(contrast.name)} ends {gap} {short(contrast.reference)} on validation"
-    return "Validation accuracy during training"
+    return f"Validation {score.name} during training"
 
 
 def _loss_title(panels: Sequence[Panel]) -> str:

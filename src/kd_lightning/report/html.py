@@ -61,7 +61,7 @@ def html(comparison: Comparison, settings: Mapping[str, Any]) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(clean=fmt.clean, percent=fmt.percent, points=fmt.points)
-    rows, left_out = class_rows(comparison)
+    rows, left_out = class_rows(comparison) if comparison.kind.classes else ([], 0)
     return environment.get_template("template.html.j2").render(
         comparison=comparison,
         looks=looks(comparison),
@@ -71,7 +71,7 @@ def html(comparison: Comparison, settings: Mapping[str, Any]) -> str:
         sections=sections(comparison),
         class_rows=rows,
         classes_left_out=left_out,
-        balances=[balance(comparison, arm) for arm in comparison.arms],
+        balances=[balance(comparison, arm) for arm in comparison.arms] if comparison.kind.classes else [],
         differences=_differences(comparison),
         shown=shown_each(comparison),
         seeds=max(len(arm.seeds) for arm in comparison.arms),
@@ -108,7 +108,7 @@ def _differences(comparison: Comparison) -> list[dict[str, Any]]:
             ],
         }
         for one in comparison.contrasts
-        if one.seeds
+        if one.seeds and comparison.kind.classes
     ]
 
 

@@ -23,7 +23,8 @@ def markdown(comparison: Comparison) -> str:
     if comparison.contrasts:
         head, rows = test_table(comparison)
         parts += ["## Tests", _table(head, rows)]
-    parts += ["## Balance over the classes", _balance(comparison), _classes(comparison)]
+    if comparison.kind.classes:
+        parts += ["## Balance over the classes", _balance(comparison), _classes(comparison)]
     for heading, head, rows in (
         ("Accuracy under corruption (%)", *robust_rows(comparison)),
         ("Likeness of the layers to the teacher's (linear CKA)", *cka_rows(comparison)),

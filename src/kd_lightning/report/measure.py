@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -65,6 +66,72 @@ def agreement(logits_a: Tensor, logits_b: Tensor) -> dict[str, float]:
         "kl": float(F.kl_div(student, teacher, log_target=True, reduction="batchmean")),
         "rank_correlation": _spearman(logits_a, logits_b),
     }
+
+
+def token_metrics(logits: Tensor, target: Tensor) -> dict[str, float]:
+    """Likelihood and calibration of predicted tokens: logits (N, V), target (N,).
+
+    Returns:
+        `nll` in nats per token, `perplexity`, its exponential, and `top1` and `ece` in [0, 1].
+    """
+    found = reliability_curve(logits, target)
+    nll = float(F.cross_entropy(logits.float(), target))
+    return {
+        "nll": nll,
+        "perplexity": math.exp(min(nll, 700.0)),
+        "top1": float((logits.argmax(1) == target).float().mean()),
+        "ece": float((found.share * (found.confidence - found.accuracy).abs()).sum()),
+    }
+
+
+def regression_metrics(values: Tensor, target: Tensor) -> dict[str, float]:
+    """Values (N, 1) beside targets (N,): `mse`, `pearson` and `spearman` (0 where one side is constant)."""
+    value, target = values[:, 0].double(), target.double()
+    return {
+        "mse": float((value - target).square().mean()),
+        "pearson": _correlation(value, target),
+        "spearman": _correlation(_ranks(value), _ranks(target)),
+    }
+
+
+def value_agreement(student: Tensor, teacher: Tensor) -> dict[str, float]:
+    """Predicted values (N, 1) of both: `teacher_spearman` and `teacher_mse`."""
+    a, b = student[:, 0].double(), teacher[:, 0].double()
+    return {"teacher_spearman": _correlation(_ranks(a), _ranks(b)), "teacher_mse": float((a - b).square().mean())}
+
+
+def embedding_agreement(student: Tensor, teacher: Tensor, pairs: int = 20_000) -> dict[str, float]:
+    """Embeddings (N, D) of both: do they point the same way, and do they find the same samples alike?
+
+    Args:
+        student: (N, D).
+        teacher: (N, D); of another width only the order of the similarities is compared.
+        pairs: So many pairs of samples are compared, the same ones every time.
+
+    Returns:
+        `cosine`, the mean cosine of a sample's two embeddings (nan where the widths differ), and `rank_correlation`,
+        Spearman's, between the similarities of pairs of samples under the student and under the teacher.
+    """
+    a, b = F.normalize(student.double(), dim=1), F.normalize(teacher.double(), dim=1)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randint(len(a), (pairs,), generator=generator) for _ in range(2))
+    first, second = first[first != second], second[first != second]
+    alike = [(side[first] * side[second]).sum(1) for side in (a, b)]
+    cosine = float((a * b).sum(1).mean()) if a.shape == b.shape else float("nan")
+    return {"cosine": cosine, "rank_correlation": _correlation(_ranks(alike[0]), _ranks(alike[1]))}
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks with ties at their mean, (N,) double."""
+    _, place, count = values.unique(return_inverse=True, return_counts=True)
+    last = count.cumsum(0).double()
+    return (last - (count.double() - 1) / 2)[place]
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(a.norm() * b.norm())
+    return float(a @ b) / scale if scale > 0 else 0.0
 
 
 def _spearman(a: Tensor, b: Tensor) -> float:

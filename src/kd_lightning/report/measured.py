@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +12,15 @@ from torch import Tensor
 
 from kd_lightning.report import calibration, measure, stats
 from kd_lightning.report.records import Arm, Kind, Run
+from kd_lightning.report.tasks import Task
 
 
 @dataclass
 class Measured:
-    """An arm with its measures: one dict of metrics and one row of class accuracies (S, C) per seed."""
+    """An arm with its measures: one dict of metrics and one row of class accuracies (S, C) per seed.
+
+    Where the task has no classes, C is 0.
+    """
 
     arm: Arm
     metrics: list[dict[str, float]]
@@ -49,12 +54,15 @@ class Measured:
         return self.class_accuracy.mean(dim=0)
 
     def metrics_mean(self, metric: str) -> float:
-        """Mean of a metric that every run has."""
+        """Mean of a metric that every run has; nan where a run lacks it."""
+        if any(metric not in row for row in self.metrics):
+            return math.nan
         return sum(row[metric] for row in self.metrics) / len(self.metrics)
 
     def of_seeds(self, metric: str, seeds: Sequence[int]) -> list[float]:
-        """The metric under each of these seeds."""
-        return [self.metrics[self.seeds.index(seed)][metric] for seed in seeds]
+        """The metric under each of these seeds; empty where a run lacks it."""
+        rows = [self.metrics[self.seeds.index(seed)] for seed in seeds]
+        return [row[metric] for row in rows] if all(metric in row for row in rows) else []
 
     def classes_of_seeds(self, seeds: Sequence[int]) -> Tensor:
         """Accuracy per class under each of these seeds, (len(seeds), C)."""
@@ -66,22 +74,23 @@ class Measured:
         return sum(known) / len(known) if known else None
 
 
-def measure_arm(arm: Arm, classes: int, alpha: float) -> Measured:
+def measure_arm(arm: Arm, task: Task, alpha: float) -> Measured:
     """Every run of an arm measured."""
-    metrics = [
-        measure.classification_metrics(run.logits, run.target, classes) | calibration.scaled_metrics(run) | _robust(run)
-        for run in arm.runs
-    ]
-    accuracy = torch.stack([measure.per_class(run.logits, run.target)[0] for run in arm.runs])
-    return Measured(arm, metrics, accuracy, alpha)
+    metrics = [task.measures(run) | _scaled(run, task) | _robust(run) | run.whole for run in arm.runs]
+    accuracy = [measure.per_class(r.logits, r.target)[0] if task.classes else r.logits.new_empty(0) for r in arm.runs]
+    return Measured(arm, metrics, torch.stack(accuracy), alpha)
 
 
-def add_agreement(arms: list[Measured], teacher: Measured) -> None:
+def _scaled(run: Run, task: Task) -> dict[str, float]:
+    return calibration.scaled_metrics(run) if task.confidence else {}
+
+
+def add_agreement(arms: list[Measured], teacher: Measured, task: Task) -> None:
     """Each student run beside the teacher of its own seed, or the first teacher where there is none."""
     for arm in (arm for arm in arms if arm.kind != "teacher"):
         for run, metrics in zip(arm.arm.runs, arm.metrics, strict=True):
             source = teacher.run(run.seed) if run.seed in teacher.seeds else teacher.arm.runs[0]
-            metrics.update(measure.agreement(run.logits, source.logits))
+            metrics.update(task.agreement(run.logits, source.logits))
 
 
 def _robust(run: Run) -> dict[str, float]:

@@ -30,10 +30,9 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     class numbers that are confused most, with the share of the class that every arm confuses.
     """
     arms = {arm.name: _arm(comparison, arm) for arm in comparison.arms}
-    contrasts = {contrast.name: _contrast(contrast, comparison.class_names) for contrast in comparison.contrasts}
+    contrasts = {contrast.name: _contrast(contrast, comparison) for contrast in comparison.contrasts}
     further = [
-        {"arm": one.name, "reference": one.reference, **_contrast(one, comparison.class_names)}
-        for one in comparison.further
+        {"arm": one.name, "reference": one.reference, **_contrast(one, comparison)} for one in comparison.further
     ]
     data = {"alpha": comparison.alpha, "samples": int(comparison.support.sum()), "arms": arms, "contrasts": contrasts}
     strengths = {kind: list(values) for kind, values in robustness.STRENGTHS.items()}
@@ -42,7 +41,6 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
 
 
 def _arm(comparison: Comparison, arm: Measured) -> dict[str, Any]:
-    even = balance(comparison, arm)
     names = sorted({name for row in arm.metrics for name in row})
     result: dict[str, Any] = {
         name: asdict(summary) | {"values": [row[name] for row in arm.metrics if name in row]}
@@ -51,8 +49,10 @@ def _arm(comparison: Comparison, arm: Measured) -> dict[str, Any]:
     }
     result["seeds"], result["cost"] = arm.seeds, arm.arm.cost.to_dict()
     result["train_seconds"] = arm.train_seconds
-    result["worst_class"], result["class_dispersion"] = even.accuracy, even.dispersion
-    result["per_class"] = _by_class(comparison.class_names, arm.class_mean.tolist())
+    if comparison.kind.classes:
+        even = balance(comparison, arm)
+        result["worst_class"], result["class_dispersion"] = even.accuracy, even.dispersion
+        result["per_class"] = _by_class(comparison.class_names, arm.class_mean.tolist())
     on = {key: int(arm.name in names) for key, names in fronts(comparison).items() if _cost(arm, key)}
     return result | {"pareto": on} | _probes(arm)
 
@@ -64,7 +64,7 @@ def _cost(arm: Measured, key: str) -> float | None:
 def _probes(arm: Measured) -> dict[str, Any]:
     """What is measured beyond the logits of the test split, as far as it was."""
     result: dict[str, Any] = {}
-    if len(arm.class_mean) <= MOST_CLASSES:
+    if 0 < len(arm.class_mean) <= MOST_CLASSES:
         result["confusion"] = counts(arm).tolist()
     if kinds := arm.arm.runs[0].robustness:
         clean = under(arm, next(kind for kind in kinds if kind != "clean"))[0]
@@ -81,20 +81,20 @@ def _pairs(comparison: Comparison) -> list[dict[str, Any]]:
     names = [arm.name for arm in comparison.arms]
     return [
         {"target": pair.target, "answer": pair.answer, "rates": dict(zip(names, pair.rates, strict=True))}
-        for pair in confused_pairs(comparison)
+        for pair in (confused_pairs(comparison) if comparison.kind.classes else [])
     ]
 
 
-def _contrast(contrast: Contrast, class_names: list[str]) -> dict[str, Any]:
-    test = contrast.test
+def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
+    test, key = contrast.test, comparison.score.key
     return {
         "seeds": contrast.seeds,
-        "top1_difference": {"values": contrast.differences} | (asdict(test.difference) if test else {}),
+        f"{key}_difference": {"values": contrast.differences} | (asdict(test.difference) if test else {}),
         "p": test.p if test else None,
         "p_holm": contrast.p,
         "cohens_d": test.cohens_d if test else None,
         "mcnemar": [asdict(one) for one in contrast.samples],
-        "per_class_change": _by_class(class_names, contrast.change.tolist()),
+        "per_class_change": _by_class(comparison.class_names, contrast.change.tolist()),
     }
 
 

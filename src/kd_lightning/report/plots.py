@@ -38,7 +38,7 @@ def sections(comparison: Comparison) -> list[Section]:
     made = [
         Section(
             "tradeoff",
-            "Accuracy and cost",
+            f"{comparison.score.name if not comparison.kind.classes else 'Accuracy'} and cost",
             "Of the network that is deployed; a multiply-add counts as two FLOPs. Latency is the median of one forward"
             " on the machine of this run. Dashed: the Pareto front, on which nothing cheaper is as good.",
             _some(tradeoff(comparison)),
@@ -55,7 +55,7 @@ def sections(comparison: Comparison) -> list[Section]:
             "Confidence",
             "Is a network right as often as it is sure? Temperature scaling divides the logits by one number that is"
             " fitted on the validation split.",
-            _some(reliability(comparison)),
+            _some(reliability(comparison)) if comparison.kind.confidence else [],
         ),
         Section(
             "robustness",
@@ -77,13 +77,13 @@ def sections(comparison: Comparison) -> list[Section]:
             "Balance over the classes",
             "Does the mean hide a class that got worse? Accuracy per class, mean over seeds"
             + ("; the greatest gain first." if comparison.contrasts else "."),
-            _some(classes(comparison)),
+            _some(classes(comparison)) if comparison.kind.classes else [],
         ),
         Section(
             "confusion",
             "Mistakes",
             "Which class is taken for which, all seeds together, as share of the true class.",
-            confusion(comparison),
+            confusion(comparison) if comparison.kind.classes else [],
             legend=len(comparison.class_names) > MOST_CLASSES,
         ),
     ]

@@ -60,7 +60,8 @@ def gradient_rows(comparison: Comparison) -> Rows:
 def pair_rows(comparison: Comparison) -> Rows:
     """The most confused pairs with the share of every arm."""
     names = comparison.class_names
-    rows = [[names[one.target], names[one.answer], *map(fmt.percent, one.rates)] for one in confused_pairs(comparison)]
+    pairs = confused_pairs(comparison) if comparison.kind.classes else []
+    rows = [[names[one.target], names[one.answer], *map(fmt.percent, one.rates)] for one in pairs]
     return ["True class", "Answer", *(arm.name for arm in comparison.arms)], rows
 
 

@@ -55,14 +55,15 @@ class Run:
     """One trained network on the test split.
 
     Rows are put in the order of `index` and repeated ones (a distributed sampler pads) are dropped, so that two runs
-    over the same split can be compared row by row; rows whose target is -100 are left out.
+    over the same split can be compared row by row; rows whose target is -100 (a class) or nan (a value) are left out.
 
     Args:
         name: of the run, for messages.
         seed: that it was trained with; runs of two arms are paired by it.
         folder: where it lies.
-        logits: (N, C) of the test split.
-        target: (N,) true classes.
+        logits: (N, C) of the test split: logits, predicted values (N, 1) or embeddings.
+        target: (N,) true classes int64, or true values float32 (of embeddings, which have
+            none, zeros).
         index: (N,) stable sample numbers.
         curves: rows of Lightning's CSV log (`epoch`, `step`, `train/loss`, `train/<term>`, `val/top1`, ...);
             a row needs not have every column, and an empty string counts as absent.
@@ -71,6 +72,7 @@ class Run:
         robustness: kind of corruption -> accuracy on corrupted test samples at each strength, and `clean` -> that of
             the same samples as they are.
         similarity: of its layers with the teacher's.
+        whole: metrics of the whole test split, where the rows here are a sample of it.
 
     Raises:
         ValueError: shapes that do not belong together, no sample, a target out of range, or logits that are not finite.
@@ -87,13 +89,15 @@ class Run:
     validation: tuple[Tensor, Tensor] | None = None
     robustness: dict[str, list[float]] = field(default_factory=dict)
     similarity: Similarity | None = None
+    whole: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        logits, target, index = self.logits.detach().cpu().float(), self.target.cpu().long(), self.index.cpu().long()
+        logits, target, index = self.logits.detach().cpu().float(), self.target.cpu(), self.index.cpu().long()
+        target = target.float() if target.is_floating_point() else target.long()
         if logits.ndim != 2 or target.shape != logits.shape[:1] or index.shape != target.shape:
             shapes = f"logits {tuple(logits.shape)}, target {tuple(target.shape)}, index {tuple(index.shape)}"
             raise ValueError(f"Run {self.name!r} needs logits (N, C), target (N,) and index (N,), got {shapes}.")
-        valid = target != IGNORED
+        valid = target.isfinite() if target.is_floating_point() else target != IGNORED
         logits, target, index = logits[valid], target[valid], index[valid]
         order = index.argsort(stable=True)
         index = index[order]
@@ -113,7 +117,7 @@ class Run:
                 "its training diverged, or its precision overflowed. Lower the learning rate or use bf16 or float32."
             )
         low, high = int(self.target.min()), int(self.target.max())
-        if low < 0 or high >= self.logits.shape[1]:
+        if not self.target.is_floating_point() and (low < 0 or high >= self.logits.shape[1]):
             raise ValueError(f"Run {self.name!r} has targets {low}..{high} for {self.logits.shape[1]} classes.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +127,7 @@ class Run:
         plain = {"name": self.name, "seed": self.seed, "folder": self.folder, "train_seconds": self.train_seconds}
         validation = None if self.validation is None else [part.tolist() for part in self.validation]
         similarity = None if self.similarity is None else asdict(self.similarity)
-        more = {"validation": validation, "robustness": self.robustness, "similarity": similarity}
+        more = {"validation": validation, "robustness": self.robustness, "similarity": similarity, "whole": self.whole}
         return plain | tensors | {"curves": rows} | more
 
     @classmethod

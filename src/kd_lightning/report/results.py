@@ -14,6 +14,7 @@ from kd_lightning.report import measure
 from kd_lightning.report.contrasts import Contrast, contrast_all
 from kd_lightning.report.measured import Measured, add_agreement, measure_arm
 from kd_lightning.report.records import Arm, Cost, Run
+from kd_lightning.report.tasks import TASKS, Score, Task
 
 __all__ = ["Arm", "Comparison", "Contrast", "Cost", "Measured", "Run", "compare"]
 
@@ -33,6 +34,17 @@ class Comparison:
     alpha: float = 0.05
     images: dict[int, Tensor | str] = field(default_factory=dict)
     further: list[Contrast] = field(default_factory=list)
+    task: str = "classification"
+
+    @property
+    def kind(self) -> Task:
+        """What is measured of the task."""
+        return TASKS[self.task]
+
+    @property
+    def score(self) -> Score:
+        """What arms are judged by."""
+        return self.kind.score
 
     @property
     def tests(self) -> list[Contrast]:
@@ -68,14 +80,15 @@ class Comparison:
         """What `from_dict` needs to build it again: the arms with their logits (pictures are left out)."""
         arms = [measured.arm.to_dict() for measured in self.arms]
         pairs = [[contrast.name, contrast.reference] for contrast in self.tests]
-        names = {"class_names": self.class_names, "reference": self.reference}
+        names = {"class_names": self.class_names, "reference": self.reference, "task": self.task}
         return {"arms": arms, **names, "alpha": self.alpha, "pairs": pairs}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Comparison:
         arms = [Arm.from_dict(arm) for arm in data["arms"]]
         pairs = [(name, reference) for name, reference in data["pairs"]]
-        return compare(arms, data["class_names"], data["reference"], alpha=data["alpha"], pairs=pairs)
+        more = {"alpha": data["alpha"], "pairs": pairs, "task": data["task"]}
+        return compare(arms, data["class_names"], data["reference"], **more)
 
 
 def compare(
@@ -85,12 +98,13 @@ def compare(
     images: Tensor | Mapping[int, Tensor] | Mapping[int, str] | Sequence[str] | None = None,
     alpha: float = 0.05,
     pairs: Sequence[tuple[str, str]] | None = None,
+    task: str = "classification",
 ) -> Comparison:
     """Measure every arm and test every student against `reference`.
 
     Args:
         arms: over the same test split; the first of kind 'teacher' is the teacher that agreement is measured with.
-        class_names: C names in the order of the logits.
+        class_names: C names in the order of the logits; empty for a task without classes.
         reference: name of the arm that the others are tested against; None if there is none to test against.
         images: pictures of the samples, either {index: (C, H, W)} or a tensor (N, C, H, W) whose row i is the sample
             with the i-th smallest index; uint8, or floats (outside [0, 1] each picture is stretched to its own range).
@@ -98,31 +112,33 @@ def compare(
         alpha: level of the tests and intervals.
         pairs: (arm, reference) that are tested, in place of every student against `reference`; an arm may occur with
             several references, the first of which is the one that pictures and tables of classes are about.
+        task: what the networks answer, one of `report.tasks.TASKS`.
 
     Raises:
         ValueError: no arm, a name twice, an unknown reference, class names that do not fit, or other test samples.
     """
-    _check(arms, class_names, reference)
+    kind = TASKS[task]
+    _check(arms, class_names, reference, kind)
     first = arms[0].runs[0]
-    measured = [measure_arm(arm, len(class_names), alpha) for arm in arms]
+    measured = [measure_arm(arm, kind, alpha) for arm in arms]
     teacher = next((arm for arm in measured if arm.kind == "teacher"), None)
     if teacher is not None:
-        add_agreement(measured, teacher)
-    support = measure.per_class(first.logits, first.target)[1]
+        add_agreement(measured, teacher, kind)
+    support = measure.per_class(first.logits, first.target)[1] if kind.classes else torch.tensor([len(first.target)])
     pictures = images if isinstance(images, Mapping) else _by_index(images, first.index)
     names = [str(name) for name in class_names]
-    comparison = Comparison(measured, names, support, reference, [], alpha, dict(pictures))
+    comparison = Comparison(measured, names, support, reference, [], alpha, dict(pictures), task=task)
     if pairs is None:
         others = [arm.name for arm in measured if arm.kind != "teacher" and arm.name != reference]
         pairs = [] if reference is None else [(name, reference) for name in others]
-    found = contrast_all([(comparison.arm(name), comparison.arm(base)) for name, base in pairs], names, alpha)
+    found = contrast_all([(comparison.arm(name), comparison.arm(base)) for name, base in pairs], names, alpha, kind)
     first_of = {contrast.name: contrast for contrast in reversed(found)}
     comparison.contrasts = [contrast for contrast in found if first_of[contrast.name] is contrast]
     comparison.further = [contrast for contrast in found if first_of[contrast.name] is not contrast]
     return comparison
 
 
-def _check(arms: Sequence[Arm], class_names: Sequence[str], reference: str | None) -> None:
+def _check(arms: Sequence[Arm], class_names: Sequence[str], reference: str | None, kind: Task) -> None:
     if not arms:
         raise ValueError("A comparison needs at least one arm, got none.")
     names = [arm.name for arm in arms]
@@ -134,7 +150,7 @@ def _check(arms: Sequence[Arm], class_names: Sequence[str], reference: str | Non
         raise ValueError(f"The reference {reference!r} is not among the arms {names}.{hint}")
     first = arms[0].runs[0]
     for run in (run for arm in arms for run in arm.runs):
-        if run.logits.shape[1] != len(class_names):
+        if kind.classes and run.logits.shape[1] != len(class_names):
             raise ValueError(f"Run {run.name!r} has {run.logits.shape[1]} classes, but {len(class_names)} class names.")
         if not torch.equal(run.index, first.index) or not torch.equal(run.target, first.target):
             raise ValueError(

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from kd_lightning.report.format import points
+from kd_lightning.report.tasks import TOP1, Score
 
 Outcome = Literal["gain", "loss", "none", "unknown"]
 NO_SPREAD = 1e-9  # scores are fractions of a count: a smaller deviation is rounding
@@ -105,15 +105,18 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def outcome(test: PairedTest | None, p: float | None, alpha: float = 0.05) -> Outcome:
-    """'gain' or 'loss' only where the (corrected) p-value says so; 'unknown' where no test could be made."""
+def outcome(test: PairedTest | None, p: float | None, alpha: float = 0.05, sign: int = 1) -> Outcome:
+    """'gain' or 'loss' only where the (corrected) p-value says so; 'unknown' where no test could be made.
+
+    `sign` is -1 where a smaller score is the better one.
+    """
     if test is None:
         return "unknown"
     if p is None:
         return "none" if abs(test.difference.mean) < NO_SPREAD else "unknown"
     if p >= alpha:
         return "none"
-    return "gain" if test.difference.mean > 0 else "loss"
+    return "gain" if sign * test.difference.mean > 0 else "loss"
 
 
 def format_p(p: float) -> str:
@@ -131,11 +134,12 @@ def verdict(
     p: float | None = None,
     comparisons: int = 1,
     alpha: float = 0.05,
+    score: Score = TOP1,
 ) -> str:
     """Say in words whether `distilled` beats `alone`, with the test that the claim rests on.
 
     Args:
-        alone: top-1 accuracy in [0, 1], one per seed.
+        alone: the score (top-1 accuracy in [0, 1], unless `score` says otherwise), one per seed.
         distilled: the same under the same seeds, in the same order.
         name: what `distilled` is called.
         reference: what `alone` is called.
@@ -143,49 +147,56 @@ def verdict(
         p: p-value of the paired test corrected for `comparisons`; by default the uncorrected one.
         comparisons: how many arms are tested against the same reference.
         alpha: level below which a difference counts as significant.
+        score: what the numbers are.
     """
     test = paired_test(alone, distilled, alpha)
     if test is None:
-        return _one_seed(alone, distilled, name, reference, mcnemar)
+        return _one_seed(alone, distilled, name, reference, mcnemar, score)
     p = test.p if p is None else p
     seeds = f"{len(alone)} seeds"
     if p is None or test.p is None:
-        return _no_spread(test.difference.mean, seeds, name, reference, mcnemar)
+        return _no_spread(test.difference.mean, seeds, name, reference, mcnemar, score)
     evidence = f"{seeds}, paired t-test {format_p(p)}"
     if comparisons > 1:
         evidence += f" after Holm's correction for {comparisons} comparisons"
-    decided = outcome(test, p, alpha)
+    decided = outcome(test, p, alpha, score.sign)
     found = test.difference
     mean, sd = found.mean, found.sd or 0.0
-    digits = 1 if min(abs(mean), sd) >= 0.0005 else 2
+    # One more decimal where the usual ones would round a figure to nothing.
+    digits = score.digits + (score.scale * min(abs(mean), sd) < 0.5 * 10**-score.digits)
     if decided == "none":
-        low, high = points(found.low, digits), points(found.high, digits)
+        low, high = score.gap(found.low, digits), score.gap(found.high, digits)
         evidence += f"; {100 * (1 - alpha):g} % interval {low} to {high}"
-        difference = f"{points(mean, digits)} ± {100 * sd:.{digits}f} points"
+        difference = f"{score.gap(mean, digits)} ± {score.size(sd, digits)} {score.gap_unit}"
         return f"No significant difference: {name} is {difference} from {reference} ({evidence})."
-    size = f"{100 * abs(mean):.{digits}f} ± {100 * sd:.{digits}f} points"
+    size = f"{score.size(mean, digits)} ± {score.size(sd, digits)} {score.gap_unit}"
     if decided == "gain":
         return f"{name} gains {size} over {reference} ({evidence})."
     return f"{name} loses {size} against {reference} ({evidence})."
 
 
 def _one_seed(
-    alone: Sequence[float], distilled: Sequence[float], name: str, reference: str, mcnemar: McNemar | None
+    alone: Sequence[float],
+    distilled: Sequence[float],
+    name: str,
+    reference: str,
+    mcnemar: McNemar | None,
+    score: Score,
 ) -> str:
     if not alone:
         return f"Cannot tell: {name} and {reference} have no seed in common, so nothing can be paired."
     text = (
-        f"One seed cannot tell: {name} has {100 * distilled[0]:.1f} %, {reference} {100 * alone[0]:.1f} % "
-        f"({points(distilled[0] - alone[0])} points), and another seed may turn it round."
+        f"One seed cannot tell: {name} has {score.value(distilled[0])}, {reference} {score.value(alone[0])} "
+        f"({score.gap(distilled[0] - alone[0])} {score.gap_unit}), and another seed may turn it round."
     )
     return text + _samples(mcnemar) + " Run at least three seeds for a verdict."
 
 
-def _no_spread(mean: float, seeds: str, name: str, reference: str, mcnemar: McNemar | None) -> str:
+def _no_spread(mean: float, seeds: str, name: str, reference: str, mcnemar: McNemar | None, score: Score) -> str:
     if abs(mean) < NO_SPREAD:
-        return f"No difference: {name} and {reference} have the same accuracy on each of {seeds}." + _samples(mcnemar)
+        return f"No difference: {name} and {reference} have the same score on each of {seeds}." + _samples(mcnemar)
     return (
-        f"Cannot tell: {name} is {points(mean)} points from {reference} on each of {seeds}; without any spread "
+        f"Cannot tell: {name} is {score.gap(mean)} {score.gap_unit} from {reference} on each of {seeds}; without any spread "
         "between the seeds a t-test is not defined." + _samples(mcnemar)
     )
 

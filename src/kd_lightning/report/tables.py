@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kd_lightning.report import format as fmt
 from kd_lightning.report.alike import last_layer, similarity_of
 from kd_lightning.report.results import Comparison, Contrast, Measured
+from kd_lightning.report.tasks import Score
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,10 +50,15 @@ def _spec(batch: str) -> list[tuple[str, str, str, Callable[[Measured], str], bo
         return lambda arm: fmt.with_sd(arm.summary(name), scale, digits)
 
     return [
+        ("result", "Perplexity", "", metric("perplexity", 1), True),
         ("result", "Top-1", "%", metric("top1"), True),
         ("result", "Top-5", "%", metric("top5"), False),
         ("result", "Macro F1", "%", metric("macro_f1"), False),
         ("result", "NLL", "nats", metric("nll", 1, 3), True),
+        ("result", "Spearman correlation", "%", metric("spearman"), True),
+        ("result", "Pearson correlation", "%", metric("pearson"), False),
+        ("result", "Mean squared error", "", metric("mse", 1, 3), False),
+        ("result", "Cosine with teacher", "%", metric("cosine"), True),
         ("result", "Corrupted top-1", "%", metric("corrupted_top1"), False),
         ("calibration", "ECE", "%", metric("ece"), True),
         ("calibration", "Temperature", "", metric("temperature", 1), False),
@@ -61,6 +67,7 @@ def _spec(batch: str) -> list[tuple[str, str, str, Callable[[Measured], str], bo
         ("similarity", "Agreement with teacher", "%", metric("agreement"), False),
         ("similarity", "KL from teacher", "nats", metric("kl", 1, 3), False),
         ("similarity", "Rank correlation with teacher", "", metric("rank_correlation", 1, 3), False),
+        ("similarity", "Spearman correlation with teacher", "%", metric("teacher_spearman"), False),
         ("similarity", "CKA, last layer", "", _last_cka, False),
         ("tradeoff", "Parameters", "", lambda arm: fmt.quantity(arm.arm.cost.parameters), True),
         ("tradeoff", "FLOPs", "", lambda arm: fmt.quantity(arm.arm.cost.flops), False),
@@ -84,25 +91,33 @@ def test_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     head = [
         "Against the reference",
         "Seeds",
-        "Difference (points)",
+        f"Difference ({comparison.score.gap_unit})",
         level,
         p,
         "Cohen's d",
         "Won / lost, first seed",
         "p (McNemar)",
     ]
-    return head, [_test_row(contrast) for contrast in comparison.tests]
+    rows = [_test_row(contrast, comparison.score) for contrast in comparison.tests]
+    return (head, rows) if comparison.kind.classes else (head[:-2], [row[:-2] for row in rows])
 
 
-def _test_row(contrast: Contrast) -> list[str]:
+def _test_row(contrast: Contrast, score: Score) -> list[str]:
     row = [f"{fmt.clean(contrast.name)} – {fmt.clean(contrast.reference)}", str(len(contrast.seeds))]
     test, first = contrast.test, contrast.samples[0] if contrast.samples else None
+    digits = score.digits + 1
     if test is None:
-        row += [fmt.points(contrast.differences[0], 2) if first else fmt.DASH, fmt.DASH, fmt.DASH, fmt.DASH]
+        row += [
+            score.gap(contrast.differences[0], digits) if contrast.differences else fmt.DASH,
+            fmt.DASH,
+            fmt.DASH,
+            fmt.DASH,
+        ]
     else:
         found = test.difference
-        row.append(f"{fmt.points(found.mean, 2)} ± {fmt.percent(found.sd, 2)}")
-        row.append(f"{fmt.points(found.low, 2)} to {fmt.points(found.high, 2)}" if test.p is not None else fmt.DASH)
+        low, high = score.gap(found.low, digits), score.gap(found.high, digits)
+        row.append(f"{score.gap(found.mean, digits)} ± {score.size(found.sd or 0.0, digits)}")
+        row.append(f"{low} to {high}" if test.p is not None else fmt.DASH)
         row.append("undefined" if contrast.p is None else p_value(contrast.p))
         row.append(fmt.DASH if test.cohens_d is None else f"{test.cohens_d:.2f}".replace("-", "−"))
     return row + ([f"{first.won} / {first.lost}", p_value(first.p)] if first else [fmt.DASH, fmt.DASH])

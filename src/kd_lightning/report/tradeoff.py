@@ -21,12 +21,15 @@ COSTS: Mapping[str, tuple[str, Value, Callable[[float | None], str]]] = {
 CROWDED = 6  # more arms than this get fewer and larger panels
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which of (cost, accuracy) no other one beats: as cheap and better, or as good and cheaper; by rising cost."""
+def front(points: Sequence[tuple[float, float]], sign: int = 1) -> list[int]:
+    """Which of (cost, score) no other one beats: as cheap and better, or as good and cheaper; by rising cost.
+
+    `sign` is -1 where a smaller score is the better one.
+    """
     best, found = -math.inf, []
-    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if points[i][1] > best:
-            best = points[i][1]
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):
+        if sign * points[i][1] > best:
+            best = sign * points[i][1]
             found.append(i)
     return found
 
@@ -36,16 +39,18 @@ def fronts(comparison: Comparison) -> dict[str, list[str]]:
     result = {}
     for key, (_, value, _) in COSTS.items():
         found = [
-            (arm.name, float(x), arm.metrics_mean("top1")) for arm in comparison.arms if (x := value(arm.arm.cost))
+            (arm.name, float(x), score)
+            for arm in comparison.arms
+            if (x := value(arm.arm.cost)) and math.isfinite(score := arm.metrics_mean(comparison.score.key))
         ]
         if found:
-            result[key] = [found[i][0] for i in front([(x, y) for _, x, y in found])]
+            result[key] = [found[i][0] for i in front([(x, y) for _, x, y in found], comparison.score.sign)]
     return result
 
 
 def tradeoff(comparison: Comparison) -> Plot | None:
     """A panel for each cost that was measured; None where none was."""
-    known = [key for key in COSTS if any(COSTS[key][1](arm.arm.cost) for arm in comparison.arms)]
+    known = [key for key in COSTS if any(COSTS[key][1](arm.arm.cost) for arm in _scored(comparison))]
     if len(known) == 4:
         known.remove("parameters")  # the file size says the same
     if not known:
@@ -59,19 +64,25 @@ def tradeoff(comparison: Comparison) -> Plot | None:
         panels = figure.subplots(down, across, sharey=True, squeeze=False)
         for axes, key in zip(panels.ravel(), known, strict=False):
             name, value, text = COSTS[key]
-            found = [(arm, float(x)) for arm in comparison.arms if (x := value(arm.arm.cost))]
+            found = [(arm, float(x)) for arm in _scored(comparison) if (x := value(arm.arm.cost))]
             _scatter(axes, comparison, found, text)
             axes.set_xlabel(name)
         for axes in panels[:, 0]:
-            axes.set_ylabel("test top-1 (%)")
+            axes.set_ylabel(f"test {comparison.score.label}")
         return Plot(title, render(figure, title), wide=len(known) > 1)
 
 
+def _scored(comparison: Comparison) -> list[Measured]:
+    """Arms that have the score: a teacher has none where it is likeness to the teacher."""
+    return [arm for arm in comparison.arms if math.isfinite(arm.metrics_mean(comparison.score.key))]
+
+
 def _scatter(axes: Any, comparison: Comparison, found: list[tuple[Measured, float]], text: Any) -> None:
-    look, every = looks(comparison), [summary for arm in comparison.arms if (summary := arm.summary("top1"))]
-    ends = [100 * (one.mean + sign * (one.sd or 0)) for one in every for sign in (-1, 1)]
+    score, look = comparison.score, looks(comparison)
+    every = [summary for arm in comparison.arms if (summary := arm.summary(score.key))]
+    ends = [score.scale * (one.mean + sign * (one.sd or 0)) for one in every for sign in (-1, 1)]
     low, high = min(ends), max(ends)
-    pad = max(0.25 * (high - low), 0.5)
+    pad = max(0.25 * (high - low), 5 * 10**-score.digits)
     low, high = low - pad, high + pad
     axes.set_ylim(low, high)
     xs = [x for _, x in found]
@@ -85,12 +96,12 @@ def _scatter(axes: Any, comparison: Comparison, found: list[tuple[Measured, floa
             ticks.append(x)
     axes.set_xticks(ticks, [text(x) for x in ticks])
     axes.minorticks_off()
-    heights = [100 * arm.metrics_mean("top1") for arm, _ in found]
+    heights = [score.scale * arm.metrics_mean(score.key) for arm, _ in found]
     if len(found) > 1:
-        _draw_front(axes, list(zip(xs, heights, strict=True)))
+        _draw_front(axes, list(zip(xs, heights, strict=True)), score.sign)
     for (arm, x), y in zip(found, heights, strict=True):
-        style, summary = look[arm.name], arm.summary("top1")
-        axes.errorbar(x, y, yerr=100 * (summary.sd or 0) if summary else 0, color=style.colour, linewidth=1)
+        style, summary = look[arm.name], arm.summary(score.key)
+        axes.errorbar(x, y, yerr=score.scale * (summary.sd or 0) if summary else 0, color=style.colour, linewidth=1)
         axes.plot(x, y, style.marker, color=style.colour, markersize=6)
     grid(axes, "both")
     (_label_aside if len(comparison.arms) > CROWDED else _label_near)(axes, look, found, heights)
@@ -134,9 +145,9 @@ def _label_aside(
         )  # fmt: skip
 
 
-def _draw_front(axes: Any, points: list[tuple[float, float]]) -> None:
-    """Steps from one best point to the next: below and right of them, something is cheaper and at least as good."""
-    best = [points[i] for i in front(points)]
+def _draw_front(axes: Any, points: list[tuple[float, float]], sign: int) -> None:
+    """Steps from one best point to the next: beyond them, something is cheaper and at least as good."""
+    best = [points[i] for i in front(points, sign)]
     right = axes.get_xlim()[1]
     axes.step([x for x, _ in best] + [right], [y for _, y in best] + [best[-1][1]], where="post", color=INK, alpha=0.35,
               linewidth=1, linestyle=(0, (4, 3)), zorder=1)  # fmt: skip
@@ -149,11 +160,11 @@ def _title(comparison: Comparison) -> str:
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         return f"Best for their {COSTS[key][0]}: {shown} (of {len(comparison.arms)})"
     teacher, contrast = comparison.teacher, next(iter(comparison.contrasts), None)
-    if teacher is None or contrast is None:
-        return "Accuracy against size, FLOPs and latency"
-    arm = comparison.arm(contrast.name)
-    gap, sizes = arm.metrics_mean("top1") - teacher.metrics_mean("top1"), (arm.arm.cost, teacher.arm.cost)
-    text = f"{short(arm)} is {fmt.points(gap)} points from the teacher"
+    if teacher is None or contrast is None or teacher not in _scored(comparison):
+        return f"{comparison.score.name} against size, FLOPs and latency"
+    arm, score = comparison.arm(contrast.name), comparison.score
+    gap, sizes = arm.metrics_mean(score.key) - teacher.metrics_mean(score.key), (arm.arm.cost, teacher.arm.cost)
+    text = f"{short(arm)} is {score.gap(gap)} {score.gap_unit} from the teacher"
     if all(cost.parameters for cost in sizes):
         share = sizes[0].parameters / sizes[1].parameters  # type: ignore[operator]
         text += f" with {fmt.percent(share, 0 if share > 0.1 else 1)} % of its parameters"

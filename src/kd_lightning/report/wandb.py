@@ -26,7 +26,7 @@ SAMPLES = "report/samples"
 TABLES = (RESULTS, METRICS, TESTS, CLASSES, ROBUSTNESS, LIKENESS, GRADIENTS, PAIRS, SAMPLES)
 PAGE = "report/page"  # report.html
 # Summary values of a comparison: `test/<metric>/<kind>`, the first distilled arm, and what it gains.
-SUMMARISED = ("top1", "nll", "ece", "ece_calibrated", "agreement", "corrupted_top1")
+SUMMARISED = ("top1", "nll", "perplexity", "spearman", "cosine", "ece", "ece_calibrated", "agreement", "corrupted_top1")
 KINDS = ("teacher", "alone", "distilled")
 
 

@@ -103,7 +103,7 @@ class KDWandbLogger(WandbLogger):
             media[names.SAMPLES] = wandb.Table(columns=list(SAMPLE_COLUMNS), data=rows)
         if "html" in files:
             media[names.PAGE] = wandb.Html(Path(files["html"]).read_text(encoding="utf-8"), inject=False)
-        few = len(comparison.class_names) <= MOST_CLASSES
+        few = comparison.kind.classes and len(comparison.class_names) <= MOST_CLASSES
         for kind, arm in _of_kind(comparison).items() if few else ():
             first = arm.arm.runs[0]
             media[f"confusion/{kind}"] = wandb.plot.confusion_matrix(
@@ -129,7 +129,7 @@ def tables(comparison: Comparison) -> dict[str, tuple[list[str], list[list[Any]]
         for metric in sorted({key for row in arm.metrics for key in row})
         if (found := arm.summary(metric))
     ]
-    rows, _ = class_rows(comparison)
+    rows, _ = class_rows(comparison) if comparison.kind.classes else ([], 0)
     classes = [[row.name, row.support, *(_number(value) for value in row.accuracy)] for row in rows]
     every: dict[str, tuple[list[str], list[Any]]] = {
         names.RESULTS: (["arm", *(c.title for c in columns)], results),
@@ -154,7 +154,7 @@ def summary(comparison: Comparison) -> dict[str, Any]:
                 values[f"test/{metric}/{kind}"] = one.mean
     contrast = next(iter(comparison.contrasts), None)
     if contrast is not None and contrast.differences:
-        values["gain/top1"] = sum(contrast.differences) / len(contrast.differences)
+        values[f"gain/{comparison.score.key}"] = sum(contrast.differences) / len(contrast.differences)
         values["gain/p"] = contrast.p
     return {key: value for key, value in values.items() if value is not None}
 
@@ -173,7 +173,7 @@ def _samples(comparison: Comparison) -> list[list[Any]]:
     import wandb
 
     rows: list[list[Any]] = []
-    for contrast in comparison.contrasts:
+    for contrast in comparison.contrasts if comparison.kind.classes else ():
         for side, which in (("won", contrast.won), ("lost", contrast.lost)):
             for one in samples(comparison, contrast, which):
                 shown = comparison.images.get(one.index)

@@ -1,0 +1,113 @@
+"""What a comparison measures, by the task of the data: the score that arms are judged by, and what else there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kd_lightning.report import format as fmt
+from kd_lightning.report import measure
+from kd_lightning.report.records import Run
+
+
+@dataclass(frozen=True)
+class Score:
+    """The measure that arms are tested in.
+
+    Attributes:
+        key: Its name among the metrics of an arm.
+        name: What people call it, at the start of a line.
+        unit: Of a value, in tables and on axes.
+        gap_unit: Of a difference.
+        scale: What a value is multiplied by to be in that unit.
+        digits: Decimals of a value and of a difference.
+        higher: Whether a larger value is the better one.
+    """
+
+    key: str
+    name: str
+    unit: str
+    gap_unit: str
+    scale: float = 100.0
+    digits: int = 1
+    higher: bool = True
+
+    @property
+    def sign(self) -> int:
+        """1 where larger is better, else -1."""
+        return 1 if self.higher else -1
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for axes."""
+        name = self.name if self.name.isupper() else self.name[0].lower() + self.name[1:]
+        return f"{name} ({self.unit})" if self.unit else name
+
+    def value(self, value: float) -> str:
+        """'97.2 %', '1.234 nats'."""
+        return f"{self.scale * value:.{self.digits}f} {self.unit}".rstrip()
+
+    def gap(self, value: float | None, digits: int | None = None) -> str:
+        """A difference with its sign, without the unit: '+2.0'."""
+        if value is None or math.isnan(value):
+            return fmt.DASH
+        return fmt.points(value * self.scale / 100, self.digits if digits is None else digits)
+
+    def size(self, value: float, digits: int | None = None) -> str:
+        """The size of a difference, without sign and unit."""
+        return f"{self.scale * abs(value):.{self.digits if digits is None else digits}f}"
+
+    def better(self, difference: float) -> bool:
+        """Whether a difference is an improvement."""
+        return self.sign * difference > 0
+
+
+TOP1 = Score("top1", "Top-1", "%", "points")
+TOKEN_NLL = Score("nll", "NLL", "nats", "nats per token", scale=1.0, digits=3, higher=False)
+SPEARMAN = Score("spearman", "Spearman correlation", "%", "points")
+COSINE = Score("cosine", "Cosine with the teacher", "%", "points", digits=2)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of answer.
+
+    Attributes:
+        score: What arms are tested in.
+        measures: Metrics of a run by itself.
+        agreement: Metrics of a student's outputs (N, C) beside the teacher's.
+        classes: Whether answers are one of a few classes: then there are accuracies by class, mistakes, and samples
+            won and lost.
+        confidence: Whether outputs are logits whose softmax says how sure the network is.
+    """
+
+    score: Score
+    measures: Callable[[Run], dict[str, float]]
+    agreement: Callable[[Tensor, Tensor], dict[str, float]]
+    classes: bool = False
+    confidence: bool = False
+
+
+def _of_classes(run: Run) -> dict[str, float]:
+    return measure.classification_metrics(run.logits, run.target, run.logits.shape[1])
+
+
+def _of_values(run: Run) -> dict[str, float]:
+    return measure.regression_metrics(run.logits, run.target)
+
+
+def _of_tokens(run: Run) -> dict[str, float]:
+    return measure.token_metrics(run.logits, run.target)
+
+
+TASKS: dict[str, Task] = {
+    "classification": Task(TOP1, _of_classes, measure.agreement, classes=True, confidence=True),
+    "token_classification": Task(TOP1, _of_classes, measure.agreement, classes=True, confidence=True),
+    "causal_lm": Task(TOKEN_NLL, _of_tokens, measure.agreement, confidence=True),
+    "masked_lm": Task(TOKEN_NLL, _of_tokens, measure.agreement, confidence=True),
+    "regression": Task(SPEARMAN, _of_values, measure.value_agreement),
+    "embedding": Task(COSINE, lambda run: {}, measure.embedding_agreement),
+}
