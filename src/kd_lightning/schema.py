@@ -173,6 +173,24 @@ class Export:
 
 
 @dataclass
+class Prepare:
+    """Images for streaming (``job=prepare``), for ``data=prepared``."""
+
+    folder: str = "outputs/prepared/${data.name}"
+    """Where they are written; may lie on a disk that several machines share."""
+    format: str = "jpeg"
+    """How an image is stored: jpeg (small, lossy), png (lossless) or raw (lossless, large, no decoding)."""
+    quality: int = 95
+    """Of JPEG, 1 to 100."""
+    chunk_mb: float = 64.0
+    """About the size of a file, in megabytes."""
+    max_gb: float = 500.0
+    """Largest size of the whole."""
+    num_workers: int | None = None
+    """Threads that decode and store; null: one a core."""
+
+
+@dataclass
 class Predict:
     """Answers for files."""
 
@@ -267,6 +285,7 @@ class Config:
     logger: dict[str, Any] = field(default_factory=dict)
     compare: Compare = field(default_factory=Compare)
     export: Export = field(default_factory=Export)
+    prepare: Prepare = field(default_factory=Prepare)
     predict: Predict = field(default_factory=Predict)
     serve: Serve = field(default_factory=Serve)
     compile: bool = False
