@@ -1,22 +1,14 @@
-"""Rollouts: rewrite the batch on the device before the step; without one the batch is used as it is."""
+"""More looks at a batch of images: rotated, strongly augmented, with partners of the same class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kd_lightning.core.roles import Roles
-
-
-class Rollout(Protocol):
-    """What a method may do to the batch before its roles see it."""
-
-    def __call__(self, batch: Mapping[str, Any], roles: Roles) -> Mapping[str, Any]:
-        """The new batch; the given one must not be changed."""
-        ...
 
 
 class Rotations:
