@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class Conversion:
     folder: Path
     encoding: Encoding
     chunk_mb: float
-    statistics: dict[str, Sequence[float] | None]
+    statistics: Mapping[str, Sequence[float] | None]
     chunk_samples: int = 0
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
@@ -74,7 +74,7 @@ class Conversion:
     @property
     def identity(self) -> str:
         """Hash of all that decides what is written."""
-        meaning = [self.encoding.format, self.encoding.quality, self.chunk_mb, self.statistics, VERSION]
+        meaning = [str(self.encoding), self.chunk_mb, self.statistics, VERSION]
         return digest([self.arrays.fingerprint, *meaning])
 
     # ---- plan

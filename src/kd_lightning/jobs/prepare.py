@@ -82,7 +82,7 @@ def _write(
         _check_room(conversion, cfg, estimate, count)
     seconds = estimate.image_seconds * count / min(workers, os.cpu_count() or 1, max(1, len(numbers)))
     log.info(
-        f"prepare: writing {count:,} of {_what(conversion)} to {conversion.folder}:"
+        f"prepare: writing {_what(conversion, count)} to {conversion.folder}:"
         f" {_size(estimate.image_bytes * count)}, about {_time(seconds)}"
     )
     started = time.perf_counter()
@@ -96,9 +96,9 @@ def _write(
     log.info(f"prepare: written in {_time(time.perf_counter() - started)}, {_size(conversion.stored_bytes())}")
 
 
-def _what(conversion: Conversion) -> str:
+def _what(conversion: Conversion, count: int | None = None) -> str:
     shape = "×".join(map(str, conversion.arrays.inputs.shape[1:]))
-    return f"{conversion.samples:,} images ({shape}, {conversion.encoding})"
+    return f"{conversion.samples if count is None else count:,} images ({shape}, {conversion.encoding})"
 
 
 def _check_room(conversion: Conversion, cfg: DictConfig, estimate: Estimate, missing: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zlib
 from dataclasses import dataclass
@@ -85,7 +86,10 @@ class PreparedImages:
         if self._stream is None or self._pid != os.getpid():
             from litdata import StreamingDataset
 
-            self._stream, self._pid = StreamingDataset(str(self.folder.absolute())), os.getpid()
+            logging.getLogger("litdata").setLevel(logging.WARNING)  # it would say how it opens files, in every worker
+            # batch_decode=0: one image at a time, since the next one asked for lies elsewhere
+            self._stream = StreamingDataset(str(self.folder.absolute()), batch_decode=0)
+            self._pid = os.getpid()
         return self._stream
 
     def one(self, position: int) -> Tensor:
@@ -151,13 +155,12 @@ class Prepared:
             facts["chunk_samples"],
             rows["crc32"],
         )
-        statistics = (None if facts[key] is None else tuple(facts[key]) for key in ("mean", "std"))
-        mean, std = statistics
+        mean, std, names = (None if facts[k] is None else tuple(facts[k]) for k in ("mean", "std", "class_names"))
         return Arrays(
             images,
             rows["target"],
             facts["fingerprint"],
-            None if facts["class_names"] is None else tuple(facts["class_names"]),
+            names,
             test=rows.get("test"),
             validation=rows.get("validation"),
             mean=mean,
