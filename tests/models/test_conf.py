@@ -24,7 +24,12 @@ def configured(name: str):
     return instantiate(root.student.net)
 
 
-@pytest.mark.parametrize("name", available())
+def is_of_images(name: str) -> bool:
+    """Language models have their own tests, in tests/models/language."""
+    return ".language." not in OmegaConf.load(conf_dir() / "model" / f"{name}.yaml").net._target_
+
+
+@pytest.mark.parametrize("name", [name for name in available() if is_of_images(name)])
 def test_model_configuration(name):
     torch.manual_seed(0)
     net = configured(name)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from kd_lightning.core.accumulation import TokenWeights
 from kd_lightning.core.calls import Batch, Signals
 from kd_lightning.core.metrics import Evaluation
+from kd_lightning.core.modes import evaluating
 from kd_lightning.core.optim import OptimizerFactory, Scheduler, configure
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role, Roles
@@ -79,12 +81,14 @@ class Distiller(pl.LightningModule):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._gradient_checked = False
+        self._weights = TokenWeights()
 
         references = [r for term in objective for r in term.references()]
         self._check_scopes(references)
         self._active = tuple(dict.fromkeys(r.scope for r in references if r.scope in roles.by_name))
+        measured = [] if evaluation is None else list(evaluation.inputs.values())
         for name, role in roles.by_name.items():
-            role.listen(r for r in references if r.scope == name)
+            role.listen([r for r in references if r.scope == name], [r for r in measured if r.scope == name])
         if channels_last:
             for role in roles.by_name.values():
                 role.net.to(memory_format=torch.channels_last)
@@ -105,7 +109,7 @@ class Distiller(pl.LightningModule):
 
     def _dry_run(self, example: Batch, seed: int) -> list[tuple[str, dict[str, str]]]:
         """Build the losses on an example; returns every term's argument shapes."""
-        with torch.random.fork_rng(devices=[]), self._evaluating():
+        with torch.random.fork_rng(devices=[]), evaluating(self):
             torch.manual_seed(seed)
             with torch.no_grad():
                 batch = self.prepare_batch(example)
@@ -116,16 +120,6 @@ class Distiller(pl.LightningModule):
                 pairing.append((term.name, {name: shape_of(value) for name, value in arguments.items()}))
                 term.build(arguments)
         return pairing
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
 
     def prepare_batch(self, batch: Batch) -> dict[str, Any]:
         """The batch as the roles see it in training: memory format, then the rollout."""
@@ -179,7 +173,8 @@ class Distiller(pl.LightningModule):
         """One step: the weighted sum of the terms."""
         progress = self.progress
         self._enter_stage(progress)
-        prepared = self.prepare_batch(batch)
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        prepared = self.prepare_batch({**batch, "step": number, "progress": progress})
         signals = self.roles(prepared, self._active)
         if not self._gradient_checked:
             self._check_gradients(signals)
@@ -188,7 +183,12 @@ class Distiller(pl.LightningModule):
         self._accumulate({"loss": loss.detach(), **parts})
         if loss.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite()
-        return loss
+        together = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return loss if together == 1 else self._weights.weigh(loss, prepared)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Batches of text that make one step together count by their tokens."""
+        self._weights.settle(optimizer, self.trainer.accumulate_grad_batches)
 
     def _enter_stage(self, progress: Progress) -> None:
         """Let learn what the stage says."""
@@ -291,7 +291,7 @@ class Distiller(pl.LightningModule):
             return
         references = self.evaluation.inputs
         names = {r.scope for r in references.values() if r.scope in self.roles.by_name}
-        signals = self.roles(batch, names)
+        signals = self.roles(batch, names, evaluating=True)
         progress = self.progress
         inputs = {name: self._resolve(r, signals, batch, progress) for name, r in references.items()}
         metrics = self.evaluation.collection(split)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class Role(nn.Module):
         self.precision = precision
         self.taps = Taps(net, (), name)
         self._found: dict[str, nn.Module] = {}
+        self._training_names: frozenset[str] = frozenset()
+        self._evaluation_names: frozenset[str] | None = None
         if not trainable:
             self.requires_grad_(False)
             self.eval()
@@ -85,16 +88,58 @@ class Role(nn.Module):
             self._found[path] = find_module(self.net, path, self.name)
         return self._found[path]
 
-    def listen(self, references: Iterable[Reference]) -> None:
-        """Set the taps that these references need; replaces those set before."""
+    def listen(self, references: Iterable[Reference], evaluation: Iterable[Reference] = ()) -> None:
+        """Set the taps that these references need, and tell the call; replaces what was set before.
+
+        Args:
+            references: What every step asks for.
+            evaluation: What validation and test ask for beside it; signals of the call are made only there.
+        """
         specs: list[str] = []
-        for reference in references:
-            if reference.flag == "module" or reference.name in self.call.provides:
-                continue
-            places = self.places(reference)
-            specs.extend([places] if isinstance(places, str) else places)
+        wanted: tuple[set[str], set[str]] = (set(), set())
+        for asked, names in zip((references, evaluation), wanted, strict=True):
+            for reference in asked:
+                if reference.flag == "module":
+                    continue
+                places = self.places(reference)
+                if reference.name in self.call.provides:
+                    names.add(reference.name)
+                else:
+                    specs.extend([places] if isinstance(places, str) else places)
         self.taps.remove()
         self.taps = Taps(self.net, specs, self.name)
+        # All taps must fire in every pass, so that the modules are named to the call in both cases.
+        self._training_names = frozenset(wanted[0] | {spec.partition(":")[0] for spec in specs})
+        self._evaluation_names = self._training_names | wanted[1]
+        self._tell(self._evaluation_names, self.net)
+        self._tell(self._training_names)
+
+    def _tell(self, names: frozenset[str], *net: nn.Module) -> None:
+        """Tell the call which signals are wanted, if it makes them on demand."""
+        listen = getattr(self.call, "listen", None)
+        if callable(listen):
+            listen(names, *net)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the call also gives what only the evaluation asks for."""
+        if self._evaluation_names is None or self._evaluation_names == self._training_names:
+            yield
+            return
+        self._tell(self._evaluation_names)
+        try:
+            yield
+        finally:
+            self._tell(self._training_names)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, the net may run as often as it likes, for example to generate: nothing is captured.
+
+        Hooks of a call are silent outside of the call anyway.
+        """
+        with self.taps.paused():
+            yield
 
     def forward(self, batch: Batch) -> Signals:
         """Signals of the call and of the taps.
@@ -112,7 +157,11 @@ class Role(nn.Module):
                 return {**self.call(self.net, batch), **self.taps.take()}
 
     def pick(self, reference: Reference, signals: Signals) -> Any:
-        """The value a reference means: a module, a tensor or a list of tensors."""
+        """The value a reference means: a module, a tensor or a list of tensors.
+
+        Raises:
+            ValueError: An index that the signal does not have.
+        """
         places = self.places(reference)
         if reference.flag == "module":
             paths = [places] if isinstance(places, str) else list(places)
@@ -122,7 +171,17 @@ class Role(nn.Module):
             values = [signals[place] for place in places]
             return [v.detach() for v in values] if reference.flag == "detach" else values
         value = signals[places]
-        return value.detach() if reference.flag == "detach" and isinstance(value, Tensor) else value
+        if reference.index is not None and reference.name in self.call.provides:
+            if not isinstance(value, list):
+                raise ValueError(f"{reference}: '{reference.name}' of {self.name} is one tensor, not a list")
+            if not -len(value) <= reference.index < len(value):
+                raise ValueError(f"{reference}: {self.name} has {len(value)} of '{reference.name}'")
+            value = value[reference.index]
+        if reference.flag != "detach":
+            return value
+        if isinstance(value, list):
+            return [v.detach() for v in value]
+        return value.detach() if isinstance(value, Tensor) else value
 
 
 class Roles(nn.Module):
@@ -156,7 +215,19 @@ class Roles(nn.Module):
             role._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def forward(self, batch: Batch, names: Iterable[str]) -> dict[str, Signals]:
-        """Signals of the named roles on one batch."""
+    def forward(self, batch: Batch, names: Iterable[str], evaluating: bool = False) -> dict[str, Signals]:
+        """Signals of the named roles on one batch.
+
+        Args:
+            batch: The batch dictionary.
+            names: Which roles.
+            evaluating: Also make what only the evaluation asks for.
+        """
         by_name = self.by_name
-        return {name: by_name[name](batch) for name in names}
+        if not evaluating:
+            return {name: by_name[name](batch) for name in names}
+        signals = {}
+        for name in names:
+            with by_name[name].evaluating():
+                signals[name] = by_name[name](batch)
+        return signals

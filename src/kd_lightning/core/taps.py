@@ -117,6 +117,10 @@ class Taps:
                     )
         return captured
 
+    def forget(self) -> None:
+        """Drop what was captured and not taken."""
+        self._captured, self._versions, self._double = {}, {}, set()
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """No capture inside, for example while generating."""

@@ -28,11 +28,12 @@ class CachedRole(Role):
         super().__init__(role.name, role.net, role.call, role.aliases, trainable=False, precision=role.precision)
         self.stored = dict(stored)
         self._references: list[Reference] = []
+        self._measured: list[Reference] = []
         self._runs = False
 
-    def listen(self, references: Iterable[Reference]) -> None:
+    def listen(self, references: Iterable[Reference], evaluation: Iterable[Reference] = ()) -> None:
         """Note what is asked for; the taps are set if the net ever runs."""
-        self._references = list(references)
+        self._references, self._measured = list(references), list(evaluation)
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> CachedRole:
         if self._runs or any(reference.flag == "module" for reference in self._references):
@@ -56,7 +57,8 @@ class CachedRole(Role):
     def _live(self, batch: Batch) -> Signals:
         if not self._runs:
             self._runs = True
-            super().listen(self._references)
+            super().listen(self._references, self._measured)
+            self._tell(self._evaluation_names or frozenset())  # it runs for evaluation only
         device = next((value.device for value in batch.values() if isinstance(value, torch.Tensor)), None)
         if device is not None and any(parameter.device != device for parameter in self.net.parameters()):
             self.to(device)

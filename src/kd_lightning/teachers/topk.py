@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -33,10 +34,25 @@ class TopKCall:
             raise ValueError(f"teacher.topk needs a call that gives logits; this one gives {', '.join(call.provides)}.")
         self.call, self.k = call, k
         self.provides = (*call.provides, *TOPK)
+        self._names: frozenset[str] | None = None
+
+    def arguments(self, batch: Batch) -> Any:
+        """What the net is called with."""
+        return self.call.arguments(batch)
+
+    def listen(self, names: Iterable[str], net: nn.Module | None = None) -> None:
+        """Pass on which signals are wanted; the top k need the logits."""
+        self._names = frozenset(names)
+        listen = getattr(self.call, "listen", None)
+        if callable(listen):
+            needed = {"logits"} if self._names & set(TOPK) else set()
+            listen(self._names.difference(TOPK) | needed, net)
 
     def __call__(self, net: nn.Module, batch: Batch) -> dict[str, Any]:
         """The signals of the call, and the top k of its logits."""
         signals = self.call(net, batch)
+        if self._names is not None and not self._names & set(TOPK):
+            return signals
         log_probs = signals["logits"].float().log_softmax(-1)
         kept, indices = log_probs.topk(min(self.k, log_probs.shape[-1]), dim=-1)
         # Summed over the others: one minus the kept mass would be rounding noise where the tail is small.

@@ -1,0 +1,1 @@
+"""Language models: those of transformers, tiny ones from numbers, and a BiLSTM."""
