@@ -61,21 +61,21 @@ def fold_text(state: int, text: str) -> int:
     return int(fold(state, _signed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))))
 
 
-def random_bits(seed: int, view: int | Tensor, index: Tensor, draw: int = 0) -> Tensor:
+def random_bits(seed: int, view: int | Tensor, index: Tensor, draw: int | Tensor = 0) -> Tensor:
     """Random int64 (B,), a function of the four names alone.
 
     Args:
         seed: Any integer.
         view: Which look at the sample, such as the epoch; an integer or (B,) int64.
         index: Which sample, (B,) int64.
-        draw: Which number of this sample and view.
+        draw: Which number of this sample and view; a tensor is broadcast against the others.
     """
     bits = fold(fold(fold(fold(seed, 0x5EED), draw), view), index)
     assert isinstance(bits, Tensor)
     return bits
 
 
-def uniform(seed: int, view: int | Tensor, index: Tensor, draw: int = 0) -> Tensor:
+def uniform(seed: int, view: int | Tensor, index: Tensor, draw: int | Tensor = 0) -> Tensor:
     """Random float32 (B,) in [0, 1), a function of the four names alone; see :func:`random_bits`."""
     top = (random_bits(seed, view, index, draw) >> 40) & 0xFFFFFF  # 24 bits are exact in float32
     return top.to(torch.float32) * 2.0**-24

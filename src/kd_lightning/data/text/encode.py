@@ -1,0 +1,223 @@
+"""From texts to rows of tokens, one way for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from kd_lightning.data.arrays import IGNORE
+from kd_lightning.data.text.labels import Samples
+from kd_lightning.data.text.packing import pack_rows
+from kd_lightning.data.text.rows import Rows, join_rows, make_rows
+from kd_lightning.data.text.texts import CHUNK, Texts, pick
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TASKS = ("classification", "regression", "token_classification", "masked_lm", "causal_lm", "embedding")
+LANGUAGE_MODELS = ("masked_lm", "causal_lm")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How samples become rows.
+
+    Args:
+        task: One of ``TASKS``.
+        max_length: Most tokens of a row.
+        blocks: Join the texts of a split, an end token between them, and cut them into rows of ``max_length``.
+        packing: Put several short samples into one row (causal_lm).
+        template: What a prompt is put into, with ``{prompt}``; ``chat`` takes the tokenizer's own template.
+    """
+
+    task: str
+    max_length: int
+    blocks: bool = False
+    packing: bool = False
+    template: str | None = None
+
+
+def encode(samples: Samples, positions: Tensor, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> Rows:
+    """Rows of the samples at ``positions`` (n,) int64, n > 0, in this order."""
+    parts = []
+    stream = _Stream(tokenizer, layout) if layout.blocks else None
+    for start in range(0, len(positions), CHUNK):
+        chunk = positions[start : start + CHUNK]
+        if stream is not None:
+            parts.append(stream.add(pick(samples.texts.text, chunk), chunk.tolist()))
+        elif layout.task == "causal_lm":
+            parts.append(_causal(samples.texts, chunk, tokenizer, layout))
+        elif layout.task == "token_classification":
+            parts.append(_words(samples, chunk, tokenizer, layout))
+        else:
+            parts.append(_sequences(samples.texts, chunk, tokenizer, layout))
+    if stream is not None:
+        parts.append(stream.rest())
+    rows = join_rows(parts)
+    return pack_rows(rows, layout.max_length) if layout.packing else rows
+
+
+def _sequences(texts: Texts, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> Rows:
+    """One text, or two, with the special tokens around."""
+    second = None if texts.pair is None else pick(texts.pair, chunk)
+    found = tokenizer(
+        pick(texts.text, chunk),
+        second,
+        truncation=True,
+        max_length=layout.max_length,
+        return_token_type_ids=second is not None,
+        return_attention_mask=False,
+    )
+    types: Any = found["token_type_ids"] if second is not None else None
+    tokens: Any = found["input_ids"]
+    return make_rows(tokens, chunk.tolist(), types=types)
+
+
+def _words(samples: Samples, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> Rows:
+    """Words in pieces: the first piece of a word carries its class."""
+    assert samples.texts.words is not None
+    assert samples.tags is not None
+    words = [list(sentence) for sentence in pick(samples.texts.words, chunk)]
+    tags = [samples.tags[i] for i in chunk.tolist()]
+    for position, sentence, found in zip(chunk.tolist(), words, tags, strict=True):
+        if len(sentence) != len(found):
+            raise ValueError(f"Sample {position} has {len(sentence)} words but {len(found)} tags.")
+    spaced = [_spaced(sentence, tokenizer) for sentence in words]
+    encoded: Any = tokenizer(
+        spaced, is_split_into_words=True, truncation=True, max_length=layout.max_length, return_attention_mask=False
+    )
+    labels = []
+    for row, found in enumerate(tags):
+        places = encoded.word_ids(row)
+        first = [place is not None and place != before for place, before in zip(places, [None, *places], strict=False)]
+        labels.append([found[p] if new else IGNORE for p, new in zip(places, first, strict=True)])
+    return make_rows(encoded["input_ids"], chunk.tolist(), labels=labels)
+
+
+def _spaced(words: Sequence[str], tokenizer: Any) -> list[str]:
+    """Words as byte-level tokenizers know them: a space before each but the first."""
+    kind = tokenizer.backend_tokenizer.pre_tokenizer
+    if type(kind).__name__ != "ByteLevel" or getattr(kind, "add_prefix_space", False):
+        return list(words)
+    return [word if i == 0 else f" {word}" for i, word in enumerate(words)]
+
+
+def ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of texts, without special ones around; as long as they come out."""
+    if not texts:
+        return []
+    options: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    found: Any = tokenizer(list(texts), return_token_type_ids=False, **options)
+    return list(found["input_ids"])
+
+
+def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What a language model's text begins with: the start token, where the tokenizer itself puts it."""
+    around: Any = tokenizer("")["input_ids"]
+    own = tokenizer.bos_token_id
+    return [own] if own is not None and list(around[:1]) == [own] else []
+
+
+def _causal(texts: Texts, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> Rows:
+    """Start, prompt, response, end. Where it is too long the prompt gives way first: its beginning is cut, down to
+    half of the row; then the end of the response."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("data.task=causal_lm needs a tokenizer with an end token (eos).")
+    start, end = start_ids(tokenizer), [tokenizer.eos_token_id]
+    responses = ids(tokenizer, pick(texts.text, chunk))
+    prompts: list[list[int]] | None = None
+    if texts.prompt is not None:
+        prompts = ids(tokenizer, [fill(tokenizer, layout.template, prompt) for prompt in pick(texts.prompt, chunk)])
+    tokens, sizes = [], []
+    for row, response in enumerate(responses):
+        prompt = prompts[row] if prompts is not None else []
+        room = layout.max_length - len(start)
+        keep = max(room - len(response) - 1, layout.max_length // 2 - len(start))
+        prompt = prompt[max(0, len(prompt) - keep) :]
+        tokens.append([*start, *prompt, *[*response, *end][: room - len(prompt)]])
+        sizes.append(len(start) + len(prompt))
+    return make_rows(tokens, chunk.tolist(), sizes if prompts is not None else None)
+
+
+def fill(tokenizer: Any, template: str | None, prompt: str) -> str:
+    """A prompt in its template."""
+    if template is None:
+        return prompt
+    if template == "chat":
+        if not tokenizer.chat_template:
+            raise ValueError("data.template=chat, but the tokenizer has no chat template; write one with {prompt}.")
+        said = [{"role": "user", "content": prompt}]
+        return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+    if "{prompt}" not in template:
+        raise ValueError(f"data.template must hold {{prompt}}, got {template!r}.")
+    return template.replace("{prompt}", prompt)
+
+
+class _Stream:
+    """Texts joined and cut into blocks; what does not fill a block waits for the next text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> None:
+        self.tokenizer = tokenizer
+        encoder = layout.task == "masked_lm"
+        around = (tokenizer.cls_token_id, tokenizer.sep_token_id) if encoder else (None, None)
+        self.before, self.after = ([] if token is None else [token] for token in around)
+        between = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        self.between = [] if between is None else [between]
+        self.size = layout.max_length - len(self.before) - len(self.after)
+        self.tokens: list[int] = []
+        self.samples: list[int] = []
+
+    def add(self, texts: Sequence[str], samples: Sequence[int]) -> Rows:
+        """Blocks that are full."""
+        for sample, found in zip(samples, ids(self.tokenizer, texts), strict=True):
+            found = [*found, *self.between]
+            self.tokens += found
+            self.samples += [sample] * len(found)
+        full = len(self.tokens) // self.size * self.size
+        rows = self._rows(range(0, full, self.size))
+        del self.tokens[:full], self.samples[:full]
+        return rows
+
+    def rest(self) -> Rows:
+        """The last block; a single token is not worth one."""
+        return self._rows(range(0, 1 if len(self.tokens) > 1 else 0, self.size))
+
+    def _rows(self, starts: range) -> Rows:
+        blocks = [self.tokens[start : start + self.size] for start in starts]
+        samples = [set(self.samples[start : start + self.size]) for start in starts]
+        return make_rows(
+            [[*self.before, *block, *self.after] for block in blocks],
+            [next(iter(found)) if len(found) == 1 else -1 for found in samples],
+        )
+
+
+def training_corpus(texts: Texts, positions: Tensor) -> Iterator[str]:
+    """Everything that is read of the samples, for the training of a tokenizer."""
+    for start in range(0, len(positions), CHUNK):
+        chunk = positions[start : start + CHUNK]
+        for column in (texts.prompt, texts.text, texts.pair):
+            if column is not None:
+                yield from pick(column, chunk)
+
+
+def check_layout(layout: Layout, texts: Texts, tokenizer: Any) -> None:
+    """Refuse what does not fit together.
+
+    Raises:
+        ValueError: With what to do.
+    """
+    if layout.max_length < 4:
+        raise ValueError(f"data.max_length must be at least 4, got {layout.max_length}.")
+    if layout.blocks and layout.task not in LANGUAGE_MODELS:
+        raise ValueError(f"data.blocks=true is for language models, not for data.task={layout.task}.")
+    if layout.blocks and (layout.packing or texts.prompt is not None):
+        raise ValueError("data.blocks=true joins plain texts: set data.blocks=false for prompts or data.packing.")
+    if layout.packing and layout.task != "causal_lm":
+        raise ValueError(f"data.packing=true is for data.task=causal_lm, not for {layout.task}.")
+    if texts.prompt is not None and layout.task != "causal_lm":
+        raise ValueError(f"The source gives prompts, which only data.task=causal_lm knows, not {layout.task}.")
+    if layout.task == "masked_lm" and tokenizer.mask_token_id is None:
+        raise ValueError("data.task=masked_lm needs a tokenizer with a mask token; take that of an encoder.")

@@ -1,0 +1,316 @@
+"""The data module for text."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kd_lightning.data.arrays import IGNORE, fingerprint
+from kd_lightning.data.base import Batch, SplitDataModule
+from kd_lightning.data.counter import fold_text
+from kd_lightning.data.loader import Signals
+from kd_lightning.data.split import NAMES, Split
+from kd_lightning.data.text.batches import Form, TextDataset, make_form
+from kd_lightning.data.text.encode import LANGUAGE_MODELS, TASKS, Layout, check_layout, encode, training_corpus
+from kd_lightning.data.text.labels import Samples, label_samples
+from kd_lightning.data.text.rows import Rows, cached_rows
+from kd_lightning.data.text.texts import TextSource, pick, without_duplicates
+from kd_lightning.data.text.tokenizers import UNBOUNDED, TokenizerFactory, tokenizer_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+# Raised when texts become other rows than before.
+VERSION = 1
+_SIDES = ("right", "left")
+
+
+def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
+    """Refuse a value that is none of those known, and name the nearest."""
+    for key, (value, known) in choices.items():
+        if value not in known:
+            near = difflib.get_close_matches(str(value), known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"data.{key}={value}: choose {', '.join(known)}.{hint}")
+
+
+class TextDataModule(SplitDataModule):
+    """Text for teacher and student.
+
+    A batch is a dictionary (B samples, T tokens):
+
+    - ``input_ids``, ``attention_mask`` (1: a token, 0: padding): (B, T) int64; of pairs also ``token_type_ids``.
+    - ``target``: classification (B,) int64, -100 unlabelled; regression (B,) float32, nan unlabelled;
+      token_classification and masked_lm (B, T) int64; causal_lm (B, T) int64, already moved by one, so that
+      ``target[:, t]`` is the token after position t; -100 wherever nothing is asked; embedding (B,) of -100.
+    - tasks of tokens: ``loss_mask`` (B, T) bool, where ``target`` is not -100.
+    - causal_lm: ``prompt_length`` (B,) int64, the tokens of the prompt without padding; 0 for plain text. Packed rows
+      have ``position_ids`` that restart and ``segment_ids`` (from 1; padding 0) instead.
+    - ``index``: (B,) int64, the position within the split; while training also ``view`` and what ``signals`` gives.
+
+    Args:
+        source: Reads the texts.
+        tokenizer: Makes the tokenizer.
+        task: classification, regression, token_classification, masked_lm, causal_lm or embedding.
+        max_length: Most tokens of a sample; None for what the tokenizer's checkpoint takes.
+        blocks: Join the texts of a split and cut them into rows of ``max_length`` (language models); None: where the
+            source gives documents.
+        packing: Several short samples in one row (causal_lm).
+        template: What a prompt is put into, with ``{prompt}``; ``chat`` for the tokenizer's own; None: as it is.
+        buckets: Training batches of similar length.
+        pad: ``longest`` of the batch, or ``max``: all rows alike, as stored signals of tokens need it.
+        padding_side: ``right`` or ``left``.
+        mask_probability: Share of the tokens that masked_lm hides.
+        drop_duplicates: Of equal texts keep one: in the test if it is there, else validation, else training.
+        cache_dir: Tokens and trained tokenizers are kept here, by content.
+        name: Name for reports; None for that of the source.
+        num_classes: Checked against the data; None to take what is found.
+        vocab_size: As ``num_classes``.
+        pad_token_id: As ``num_classes``.
+        root: Folder of the data, for configurations that pass it on to the source; of no effect here.
+        base: Arguments of :class:`SplitDataModule`.
+    """
+
+    def __init__(
+        self,
+        source: TextSource,
+        tokenizer: TokenizerFactory,
+        *,
+        task: str = "classification",
+        max_length: int | None = None,
+        blocks: bool | None = None,
+        packing: bool = False,
+        template: str | None = None,
+        buckets: bool = True,
+        pad: str = "longest",
+        padding_side: str = "right",
+        mask_probability: float = 0.15,
+        drop_duplicates: bool = False,
+        cache_dir: str = "outputs/cache/text",
+        name: str | None = None,
+        num_classes: int | None = None,
+        vocab_size: int | None = None,
+        pad_token_id: int | None = None,
+        root: str | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(name=name or type(source).__name__.lower(), **base)
+        if not isinstance(source, TextSource):
+            raise ValueError(f"data.source must have load(), got {type(source).__name__}.")
+        if not isinstance(tokenizer, TokenizerFactory):
+            raise ValueError(f"data.tokenizer must have build(), got {type(tokenizer).__name__}.")
+        _check_choices(task=(task, TASKS), pad=(pad, ("longest", "max")), padding_side=(padding_side, _SIDES))
+        if not 0 < mask_probability < 1:
+            raise ValueError(f"data.mask_probability must lie between 0 and 1, got {mask_probability}.")
+        self.source, self.factory, self.root, self.cache_dir = source, tokenizer, root, Path(cache_dir)
+        self.task, self.max_length = task, max_length
+        self.blocks, self.packing, self.template = blocks, packing, template
+        self.buckets, self.pad, self.padding_side = buckets, pad, padding_side
+        self.mask_probability, self.drop_duplicates = mask_probability, drop_duplicates
+        self.num_classes, self.vocab_size, self.pad_token_id = num_classes, vocab_size, pad_token_id
+        self._samples: Samples | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._rows: dict[str, Rows] = {}
+        self._form: Form | None = None
+
+    # ---- data and split
+
+    def prepare(self) -> None:
+        """Read, split, and tokenise what is not in the cache; then ``facts``, num_samples, class_names and
+        fingerprint are known. Calling it again does nothing.
+
+        Raises:
+            FileNotFoundError: The data or the tokenizer is not there.
+            ValueError: The data is damaged, or does not fit the configuration.
+        """
+        if self._form is not None:
+            return
+        texts = self.source.load()
+        if self.drop_duplicates:
+            texts = without_duplicates(texts)
+        samples = label_samples(texts, self.task)
+        documents = self._set_split(samples)
+        tokenizer = self.factory.build(lambda: training_corpus(texts, documents.train), self.cache_dir)
+        layout = self._layout(samples, tokenizer)
+        check_layout(layout, texts, tokenizer)
+        self._samples, self._tokenizer = samples, tokenizer
+        self._encode(documents, layout)
+        self._describe()
+        self._form = make_form(
+            self.task,
+            tokenizer,
+            length=self.max_length if self.pad == "max" else None,
+            left=self.padding_side == "left",
+            mask_seed=fold_text(self.seed, "mask"),
+            mask_probability=self.mask_probability,
+        )
+        sizes = ", ".join(f"{len(self._rows[name]) if name in self._rows else 0} {name}" for name in NAMES)
+        log.info("%s: %s, %s, vocabulary %d", self.name, self.task, sizes, self.vocab_size)
+
+    def _layout(self, samples: Samples, tokenizer: PreTrainedTokenizerBase) -> Layout:
+        limit = tokenizer.model_max_length
+        length = self.max_length
+        if length is None and limit > UNBOUNDED:
+            raise ValueError("data.max_length is null, but the tokenizer knows no limit; set it, for example to 128.")
+        if length is not None and length > limit:
+            raise ValueError(f"data.max_length={length}, but the tokenizer's checkpoint takes {limit} at most.")
+        whole = self.task in LANGUAGE_MODELS and samples.texts.documents
+        blocks = whole if self.blocks is None else self.blocks
+        return Layout(self.task, int(length or limit), blocks, self.packing, self.template)
+
+    def _encode(self, documents: Split, layout: Layout) -> None:
+        """Rows of every split, and the split of the rows."""
+        assert self._samples is not None
+        samples, tokenizer = self._samples, self.tokenizer
+        settings = [samples.fingerprint, tokenizer_hash(tokenizer), repr(asdict(layout)), str(VERSION)]
+        positions: dict[str, Tensor] = {}
+        start = 0
+        for name in NAMES:
+            wanted = documents[name]
+            count = 0
+            if len(wanted):
+                path = self.cache_dir / f"rows-{fingerprint(*settings, wanted)[:24]}.safetensors"
+                self._rows[name] = cached_rows(path, partial(encode, samples, wanted, tokenizer, layout))
+                count = len(self._rows[name])
+            positions[name] = torch.arange(start, start + count)
+            start += count
+        if not len(positions["train"]):
+            raise ValueError(f"{self.name}: the training texts are too short to fill a row.")
+        self.fingerprint = fingerprint(*settings)
+        # The numbers of the rows say nothing of who is in which split.
+        self._split = Split(**positions, data_fingerprint=fingerprint(*settings, documents.fingerprint))
+        self.num_samples = len(positions["train"])
+        self.max_length = layout.max_length
+
+    def _describe(self) -> None:
+        """Classes and vocabulary, compared with the configuration."""
+        assert self._samples is not None
+        self.class_names = self._samples.class_names
+        found = {
+            "num_classes": self._count_classes(),
+            "vocab_size": len(self.tokenizer),
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
+        for key, value in found.items():
+            wanted = getattr(self, key)
+            if wanted is not None and wanted != value:
+                raise ValueError(
+                    f"data.{key}={wanted}, but {self.name} has {value}; set it to that, or to null to take it over."
+                )
+            setattr(self, key, value)
+
+    def _count_classes(self) -> int | None:
+        if self.task in LANGUAGE_MODELS:
+            return len(self.tokenizer)
+        return {"regression": 1, "embedding": None}.get(self.task, len(self.class_names))
+
+    # ---- what is known
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        if self._tokenizer is None:
+            self.prepare()
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    def save_tokenizer(self, folder: str | Path) -> None:
+        """Write the tokenizer into ``folder``; ``AutoTokenizer.from_pretrained`` reads it."""
+        self.tokenizer.save_pretrained(str(folder))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``num_classes`` (None for embedding), ``vocab_size``, ``pad_token_id`` and ``max_length``."""
+        self.prepare()
+        return {key: getattr(self, key) for key in ("num_classes", "vocab_size", "pad_token_id", "max_length")}
+
+    @property
+    def one_view(self) -> bool:
+        """Whether a sample looks the same in every view; masked language models see new masks."""
+        return self.task != "masked_lm"
+
+    def targets(self, split: str = "train") -> Tensor:
+        """Targets of a split by ``index``: (n,) int64 or float32; of token_classification (n, T) int64.
+
+        Raises:
+            ValueError: Of a language model: its targets are the tokens themselves, see the batches.
+        """
+        if self.task in LANGUAGE_MODELS:
+            raise ValueError(f"data.task={self.task} has no targets beside those of its batches.")
+        positions = self.split[split]
+        if not len(positions):
+            return torch.empty(0, dtype=torch.float32 if self.task == "regression" else torch.int64)
+        rows, own = self._rows[split], self._own(split)
+        if self.task == "token_classification":
+            found, real = rows.padded(own, int(rows.lengths[own].max()))
+            return torch.where(real, found["labels"], IGNORE)
+        assert self._samples is not None
+        values = self._samples.targets if self._samples.values is None else self._samples.values
+        return values[rows.samples[own]]
+
+    def texts(self, split: str) -> list[str]:
+        """Texts of a split by ``index``; of a pair both, of a prompt and its response both, with a tab between; of
+        rows that were cut or packed, what their tokens say."""
+        if not len(self.split[split]):
+            return []
+        assert self._samples is not None
+        rows, own = self._rows[split], self._own(split)
+        texts, samples = self._samples.texts, rows.samples[own]
+        if texts.documents or self.packing or self.blocks:
+            ends = rows.offsets.tolist()
+            tokens = [rows.tokens[ends[i] : ends[i + 1]].tolist() for i in own.tolist()]
+            return [str(text) for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        columns = [pick(c, samples) for c in (texts.prompt, texts.text, texts.pair) if c is not None]
+        return ["\t".join(parts) for parts in zip(*columns, strict=True)]
+
+    def preprocessing(self) -> dict[str, Any]:
+        """How a text becomes tokens, as JSON values; the tokenizer itself is saved beside it."""
+        self.prepare()
+        assert self._samples is not None
+        return {
+            "kind": "text",
+            "task": self.task,
+            "max_length": self.max_length,
+            "padding_side": self.padding_side,
+            "pad": self.pad,
+            "pair": self._samples.texts.pair is not None,
+            "prompt": self._samples.texts.prompt is not None,
+            "template": self.template,
+            "tokenizer": tokenizer_hash(self.tokenizer),
+            "class_names": list(self.class_names),
+        }
+
+    # ---- batches
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        """Lightning's hook: nothing is left to do on the device."""
+        return batch
+
+    def _own(self, split: str) -> Tensor:
+        """Rows of a split as positions among its own rows, (n,) int64."""
+        before = sum(len(self._rows[name]) for name in NAMES[: NAMES.index(split)] if name in self._rows)
+        return self.split[split] - before
+
+    def _dataset(self, split: str, signals: Signals | None) -> TextDataset:
+        assert self._form is not None
+        tokens = self.task in (*LANGUAGE_MODELS, "token_classification")
+        return TextDataset(
+            self._rows[split], self._own(split), None if tokens else self.targets(split), self._form, signals
+        )
+
+    def _lengths(self, split: str) -> Tensor | None:
+        varied = self.buckets and self.pad == "longest"
+        return self._rows[split].lengths[self._own(split)] if varied else None
+
+    def _relabel(self, positions: Tensor, labels: Tensor) -> None:
+        assert self._samples is not None
+        self._samples.targets[self._rows["train"].samples[positions]] = labels.to(self._samples.targets)
