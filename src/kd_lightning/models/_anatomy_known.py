@@ -18,7 +18,7 @@ LINEAR_ENDS = {
 POOLS = {"AdaptiveAvgPool2d", "SelectAdaptivePool2d"}
 POOLED_WITHOUT_MODULE = {"MobileNetV2": "features", "ShuffleNetV2": "conv5", "MNASNet": "layers"}
 TRANSFORMERS_LISTS = {"layer", "layers", "h", "block", "blocks", "stages"}
-TRANSFORMERS_STEMS = {"embeddings", "embedder", "wte", "embed_tokens", "word_embeddings"}
+TRANSFORMERS_STEMS = {"embeddings", "embedder", "wte", "embed_tokens", "embed_in", "word_embeddings"}
 
 
 def propose(net: nn.Module, blocks: int) -> Anatomy | None:

@@ -96,14 +96,7 @@ def load_weights(net: nn.Module, path: str | Path, skip: Collection[str] = ()) -
     def skipped(key: str) -> bool:
         return any(key.startswith(f"{module}.") for module in skip)
 
-    # Of tensors that are one and the same in the net, safetensors files keep one.
-    names_of: dict[int, list[str]] = {}
-    for key, value in own.items():
-        names_of.setdefault(value.data_ptr() if value.numel() else id(value), []).append(key)
-    for names in names_of.values():
-        there = next((state[name] for name in names if name in state), None)
-        if there is not None:
-            state |= {name: there for name in names if name not in state}
+    state = _with_tied(state, own)
     missing = [key for key in own if key not in state and not skipped(key)]
     unexpected = [key for key in state if key not in own and not skipped(key)]
     shapes = [
@@ -120,6 +113,52 @@ def load_weights(net: nn.Module, path: str | Path, skip: Collection[str] = ()) -
         )
     kept = {key: value for key, value in own.items() if skipped(key)}
     net.load_state_dict({key: state[key] for key in own if key not in kept} | kept)
+
+
+def savable_state(net: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What goes into a safetensors file: of tensors that are one in the net (tied embedding and head), the first.
+
+    Args:
+        net: The net; says what is tied.
+        state: A state of it, also one whose tied tensors were copied apart; None for its own.
+
+    Returns:
+        Contiguous tensors on the CPU, in the order of the net's ``state_dict``; :func:`load_state` and
+        :func:`load_weights` read them back.
+    """
+    own = net.state_dict()
+    values = own if state is None else state
+    first = [names[0] for names in _tied(own)]
+    return {name: values[name].detach().cpu().contiguous() for name in first}
+
+
+def load_state(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """``net.load_state_dict`` for what :func:`savable_state` gave: tied tensors are filled in.
+
+    Raises:
+        RuntimeError: The state is of another net.
+    """
+    net.load_state_dict(_with_tied(state, net.state_dict()))
+
+
+def _tied(own: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names of the state, those of one and the same tensor together."""
+    names_of: dict[Any, list[str]] = {}
+    for name, value in own.items():
+        same = value.numel() > 0 and not value.is_meta and type(value) in (Tensor, nn.Parameter)
+        key = (value.data_ptr(), value.shape, value.stride()) if same else name
+        names_of.setdefault(key, []).append(name)
+    return list(names_of.values())
+
+
+def _with_tied(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the names that are missing of tensors which are one in the net."""
+    filled = dict(state)
+    for names in _tied(own):
+        there = next((state[name] for name in names if name in state), None)
+        if there is not None:
+            filled |= {name: there for name in names if name not in state}
+    return filled
 
 
 def _without_prefix(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
