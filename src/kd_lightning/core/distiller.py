@@ -294,6 +294,5 @@ class Distiller(pl.LightningModule):
         signals = self.roles(batch, names, evaluating=True)
         progress = self.progress
         inputs = {name: self._resolve(r, signals, batch, progress) for name, r in references.items()}
-        metrics = self.evaluation.collection(split)
-        metrics.update(**inputs)
+        metrics = self.evaluation.update(split, inputs)
         self.log_dict(dict(metrics.items(keep_base=False)), on_epoch=True, prog_bar=split == "val", batch_size=1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kd_lightning.core.modes import evaluating
 from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.rollouts.prompts import Prompts, Responses, continued, take_prompts
 from kd_lightning.core.rollouts.sampler import CachedGuide, Sampler, exact, noise
@@ -218,19 +219,15 @@ class _Vocabulary:
 def _quiet(role: Role) -> Iterator[None]:
     """The role in eval mode, unrecorded, in its own precision and with neutral defaults of generation."""
     net = writer(role)
-    modes = {module: module.training for module in net.modules()}
     # What a checkpoint brings along (temperatures, penalties) would fill what our configuration leaves open.
     own, net.generation_config = net.generation_config, _neutral(net)
-    net.eval()
     device = next(net.parameters()).device.type
-    autocast = torch.autocast(device, dtype=role.precision, enabled=role.precision is not None)
+    autocast = nullcontext() if role.precision is None else torch.autocast(device, dtype=role.precision)
     try:
-        with role.paused(), autocast if role.precision is not None else ExitStack():
+        with evaluating(net), role.paused(), autocast:
             yield
     finally:
         net.generation_config = own
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _neutral(net: Any) -> Any:
