@@ -18,12 +18,14 @@ import torch
 
 from benchmarks import sections
 from benchmarks.clock import machine, write
+from benchmarks.prepare import streaming
 from benchmarks.sections import Settings
 
 SECTIONS: dict[str, Callable[[Settings], str]] = {
     "overhead": sections.overhead,
     "pairs": sections.pairs,
     "data": sections.data_path,
+    "streaming": streaming,
     "precision": sections.precision,
     "teacher": sections.frozen_teacher,
     "compile": sections.compiled,

@@ -82,6 +82,7 @@ class Conversion:
     def estimate(self) -> Estimate:
         """Decode and store some images, without writing them."""
         tried = torch.linspace(0, self.samples - 1, min(self.samples, _TRIED)).long()
+        self.encoding.encode(take(self.arrays.inputs, tried[:1])[0])  # the first one also imports what it needs
         started = time.perf_counter()
         size = sum(len(self.encoding.encode(pixels)) for pixels in take(self.arrays.inputs, tried))
         return Estimate(size / len(tried), (time.perf_counter() - started) / len(tried))
