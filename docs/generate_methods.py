@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.conf_dir import conf_dir
 from kd_lightning.jobs.methods import KINDS, load_method, method_infos, needs_in_words
@@ -121,6 +121,30 @@ def stages_table(method: DictConfig) -> str:
     return "\n".join(rows)
 
 
+def rollout(method: DictConfig) -> str:
+    """What rewrites the batch: its class, what it does, and its settings as they can be overridden."""
+    given: Any = OmegaConf.to_container(method.rollout)  # unresolved: the seed is the run's
+    path, _, name = str(given.pop("_target_")).rpartition(".")
+    doc = inspect.cleandoc(getattr(importlib.import_module(path), name).__doc__)
+    text = re.split(r"\n(?:References|Args|Differs from \[1\]):", doc)[0]
+    settings = ", ".join(f"`{key}={number}`" for key, number in flat(given))
+    settings = f" Settings (`method.rollout.<name>`): {settings}." if settings else ""
+    return f"**Rollout {name}**: {' '.join(plain(text).split())}{settings}"
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Settings by dotted name, without targets."""
+    pairs: list[tuple[str, Any]] = []
+    for key, given in node.items():
+        if isinstance(given, dict) and "schedules" in str(given.get("_target_")):
+            pairs.append((prefix + key, value(OmegaConf.create(given))))
+        elif isinstance(given, dict):
+            pairs += flat(given, f"{prefix}{key}.")
+        elif key != "_target_":
+            pairs.append((prefix + key, "null" if given is None else given))
+    return pairs
+
+
 def comment(name: str) -> str:
     """The head of a method's YAML, which says where its numbers come from."""
     lines = (conf_dir() / "method" / f"{name}.yaml").read_text().splitlines()
@@ -157,6 +181,8 @@ def method_section(info: dict[str, Any], described: dict[str, str]) -> str:
         described[target] = name
         text, file = describe(target)
         parts.append(f"{label} ([{Path(file).name}](../{file})): {text}")
+    if method.get("rollout"):
+        parts.append(rollout(method))
     parts.append(f"Numbers: {comment(name)}")
     parts.append(terms_table(method))
     if method.get("stages"):

@@ -25,6 +25,7 @@ NEEDS = {
     "head": "classifier",
     "index": "sample index",
     "views": "several views",
+    "rollout": "generated text",
     "hidden_states": "hidden states",
     "queries_keys_values": "queries, keys, values",
     "topk": "top k of the logits",
@@ -42,9 +43,10 @@ def load_method(name: str) -> DictConfig:
     assert isinstance(own, DictConfig)
     merged: Any = OmegaConf.create({})
     for entry in own.pop("defaults"):
-        if isinstance(entry, DictConfig):  # "/term@terms.<name>: <term>"; the other is _self_
-            ((place, term),) = entry.items()
-            OmegaConf.update(merged, str(place).partition("@")[2], OmegaConf.load(conf_dir() / "term" / f"{term}.yaml"))
+        if isinstance(entry, DictConfig):  # "/term@terms.<name>: <term>", "/rollout@rollout: <rollout>"; or _self_
+            ((place, choice),) = entry.items()
+            group, _, key = str(place).strip("/").partition("@")
+            OmegaConf.update(merged, key, OmegaConf.load(conf_dir() / group / f"{choice}.yaml"))
     result = OmegaConf.merge(merged, own)
     assert isinstance(result, DictConfig)
     return result
@@ -60,7 +62,9 @@ def method_infos() -> list[dict[str, Any]]:
         method = load_method(path.stem)
         info: Any = OmegaConf.to_container(method.info)
         inputs = str([term.inputs for term in method.terms.values()])
-        teacher = "teacher." in inputs or "student_wrapper" in method
+        rollout = method.get("rollout") or {}
+        writes = "teacher" in (rollout.get("role"), rollout.get("teacher"))
+        teacher = "teacher." in inputs or "student_wrapper" in method or writes
         infos.append({"name": path.stem, **info, "stages": len(method.get("stages", [])) or 1, "teacher": teacher})
     kinds = list(KINDS)
     return sorted(infos, key=lambda info: (kinds.index(info["kind"]), info["year"], info["name"]))

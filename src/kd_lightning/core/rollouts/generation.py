@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class Generation:
         top_p: Draw among the most probable tokens that have this probability together; 1 for all.
         num_beams: With temperature 0: width of the beam search; 1 for greedy search.
         prompt_tokens: How many tokens of a plain text (one without prompt) are taken as its prompt.
-        eos_token_id: Token that ends a response; None for that of the net, if it has one.
+        eos_token_id: Token that ends a response; None for that of the data's tokenizer, else of the net, if any.
         seed: Together with view and index of a sample it decides what is drawn.
     """
 
@@ -53,6 +53,11 @@ class Generation:
             raise ValueError(f"rollout.generation.top_p must be above 0 and at most 1, not {self.top_p}.")
         if self.temperature and self.num_beams > 1:
             raise ValueError("Beam search draws nothing: set rollout.generation.temperature=0, or num_beams=1.")
+
+    def of(self, data: Any) -> Generation:
+        """The same with the end token of the data's tokenizer, where none was given."""
+        end = getattr(getattr(data, "tokenizer", None), "eos_token_id", None)
+        return self if self.eos_token_id is not None or end is None else replace(self, eos_token_id=end)
 
     def settings(self) -> dict[str, Any]:
         """What decides the responses, as JSON values."""

@@ -18,11 +18,9 @@ class MiniLLMSamples:
 
     The teacher's share keeps the student from samples that please the teacher without being good. ``behaviour`` of the
     new batch holds the log-probability of each token under the mixture, for the importance weights of the policy
-    gradient. With ``text`` the batch as it was is stacked below the samples, for a language-modelling term:
-
-    - rows 0 to B - 1: the samples, with ``target`` and ``loss_mask``;
-    - rows B to 2B - 1: the batch as it was, with -100 in ``target``, and its target in ``text_target`` (which is -100
-      in the rows of the samples).
+    gradient. With ``text`` the batch as it was is stacked below the samples, for a language-modelling term: rows 0 to
+    B - 1 are the samples, with ``target`` and ``loss_mask``; rows B to 2B - 1 have -100 in ``target``, and in
+    ``text_target`` what ``target`` was (it is -100 in the rows of the samples).
 
     References:
         [0] Gu, Dong, Wei, Huang. MiniLLM: Knowledge Distillation of Large Language Models. ICLR 2024.
@@ -52,6 +50,10 @@ class MiniLLMSamples:
         if not generation.temperature:
             raise ValueError("A policy gradient needs samples: set rollout.generation.temperature above 0.")
         self.generation, self.mix, self.text, self.role, self.teacher = generation, mix, text, role, teacher
+
+    def attach(self, data: Any) -> None:
+        """Take the data module, whose tokenizer knows what ends a text."""
+        self.generation = self.generation.of(data)
 
     def __call__(self, batch: Mapping[str, Any], roles: Roles) -> Mapping[str, Any]:
         """The samples, and below them the batch where ``text`` is set."""

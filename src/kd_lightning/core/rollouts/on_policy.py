@@ -36,6 +36,10 @@ class OnPolicy:
         self.generation, self.role = generation, role
         self.fraction = fraction if callable(fraction) else Constant(fraction)
 
+    def attach(self, data: Any) -> None:
+        """Take the data module, whose tokenizer knows what ends a text."""
+        self.generation = self.generation.of(data)
+
     def __call__(self, batch: Mapping[str, Any], roles: Roles) -> Mapping[str, Any]:
         """The batch, or the student's continuation of its prompts."""
         role = role_of(roles, self.role)

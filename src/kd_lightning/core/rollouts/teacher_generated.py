@@ -37,6 +37,10 @@ class TeacherGenerated:
         self.generation, self.folder, self.role = generation, folder, role
         self._kept: KeptResponses | None = None
 
+    def attach(self, data: Any) -> None:
+        """Take the data module, whose tokenizer knows what ends a text."""
+        self.generation = self.generation.of(data)
+
     def __call__(self, batch: Mapping[str, Any], roles: Roles) -> Mapping[str, Any]:
         """The teacher's continuation of the batch's prompts."""
         role = role_of(roles, self.role)
