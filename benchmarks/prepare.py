@@ -27,7 +27,7 @@ FOLDER = "folder of JPEGs"
 
 def streaming(settings: Settings) -> str:
     """A batch of 64 in random order, read in this process; and out of the loader with its workers."""
-    count, size = (80, 32) if settings.tiny else (800, 224)
+    count, size = (80, 32) if settings.tiny else (512, 224)
     root = settings.folder / "pictures"
     for number in range(count):
         path = root / ("ant", "bee")[number % 2] / f"{number}.jpg"
@@ -44,7 +44,7 @@ def streaming(settings: Settings) -> str:
         conversion.write(range(conversion.chunk_count), 2, lambda done: None)
         conversion.finish()
         sources[name], bytes_of[name] = Prepared(str(folder)), conversion.stored_bytes()
-    rounds, steps = settings.rounds(7), 1 if settings.tiny else 3
+    rounds, steps = settings.rounds(7), 1 if settings.tiny else 2
     here = alternate({name: partial(next, _read(source)) for name, source in sources.items()}, rounds, steps, 1)
     loaders = {name: _loader(source) for name, source in sources.items()}
     loaded = alternate({name: partial(_epoch, loader) for name, loader in loaders.items()}, rounds, 1, 1)

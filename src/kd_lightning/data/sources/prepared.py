@@ -118,10 +118,11 @@ class PreparedImages:
         Raises:
             ValueError: One is damaged.
         """
-        images = torch.empty((len(positions), *self.shape[1:]), dtype=torch.uint8)
-        for place in positions.argsort().tolist():  # one chunk after the other
-            images[place] = self.one(int(positions[place]))
-        return images
+        wanted = positions.tolist()
+        images = {position: self.one(position) for position in sorted(set(wanted))}  # one chunk after the other
+        if not wanted:
+            return torch.empty((0, *self.shape[1:]), dtype=torch.uint8)
+        return torch.stack([images[position] for position in wanted])
 
 
 class Prepared:
