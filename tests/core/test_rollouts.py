@@ -189,13 +189,19 @@ def test_tokens_beyond_the_vocabulary_are_never_written():
         assert max(max(row) for row in written(batch)) < 13
 
 
-def test_responses_end_where_the_context_does():
+@pytest.mark.parametrize("left", [False, True])
+def test_prompts_and_responses_fit_into_the_context(left):
     made = roles(student=gpt(0, eos=None))
-    batch = OnPolicy(Generation(max_new_tokens=100), fraction=1.0)(step(), made)
-    assert [len(row) for row in written(batch)] == [3 + 27, 1 + 27, 5 + 27]
-    long = text_batch([([2] * 32, 32)])
-    with pytest.raises(ValueError, match="no room in the context of the student, 32 tokens"):
-        OnPolicy(Generation(), fraction=1.0)(long, made)
+    net = made.by_name["student"].net
+    long = list(range(2, 12)) * 3
+    rows = [([2, 3, 4, 5], 3), (long, 28), (long[:20], 0)]
+    batch = {**text_batch(rows, left=left), "step": 0, "progress": Progress()}
+    for count, kept in ((100, 16), (10, 22)):  # of 32 tokens at least half are for the prompt
+        rollout = OnPolicy(Generation(max_new_tokens=count, temperature=0, prompt_tokens=20), fraction=1.0)
+        prompts = [rows[0][0][:3], long[28 - kept : 28], long[20 - min(kept, 20) : 20]]
+        new = rollout(batch, made)
+        assert written(new) == [greedy_by_hand(net, prompt, 32 - kept, eos=None) for prompt in prompts]
+        assert new["prompt_length"].tolist() == [len(prompt) for prompt in prompts]
 
 
 def test_what_cannot_write_is_refused():

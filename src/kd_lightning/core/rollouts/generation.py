@@ -22,7 +22,8 @@ class Generation:
     """How responses are written.
 
     Attributes:
-        max_new_tokens: Longest response, in tokens; less where the net's context ends before.
+        max_new_tokens: Longest response, in tokens; half of the net's context at most. Prompts that leave less room
+            lose their beginning.
         temperature: Divides the logits before a token is drawn; 0: the most probable token, always.
         top_k: Draw among the k most probable tokens; None for all.
         top_p: Draw among the most probable tokens that have this probability together; 1 for all.
@@ -94,6 +95,18 @@ def role_of(roles: Roles, name: str) -> Role:
     return role
 
 
+def context(role: Role) -> int | None:
+    """How many tokens a net can read, if there is a limit."""
+    limit: int | None = getattr(writer(role).config, "max_position_embeddings", None)
+    return limit
+
+
+def longest_prompt(how: Generation, *roles: Role) -> int | None:
+    """The longest prompt that leaves room for a response in the context of all of them; see :class:`Generation`."""
+    limits = [limit for limit in map(context, roles) if limit is not None]
+    return max(min(limits) - how.max_new_tokens, min(limits) // 2) if limits else None
+
+
 def continue_batch(
     batch: Mapping[str, Any], role: Role, how: Generation, guide: Role | None = None, mix: float = 0.0
 ) -> dict[str, Any]:
@@ -101,7 +114,8 @@ def continue_batch(
 
     An example (without ``step``) gets responses of one token: enough for shapes, quick on any machine.
     """
-    prompts = take_prompts(batch, how.prompt_tokens)
+    actors = [role] if guide is None else [role, guide]
+    prompts = take_prompts(batch, how.prompt_tokens, longest_prompt(how, *actors))
     count = how.max_new_tokens if "step" in batch else 1
     responses = respond(role, prompts, how, count, batch["index"], batch.get("view", 0), guide, mix)
     return continued(batch, prompts, responses, pad_token(writer(role), how))
@@ -123,24 +137,22 @@ def respond(
 
     Args:
         role: Who writes, from :func:`role_of`.
-        prompts: What to continue.
+        prompts: What to continue, no longer than :func:`longest_prompt`.
         how: Settings.
         count: Longest response.
         index: Samples, (B,) int64: names of what is drawn.
         view: Another name of it, such as the epoch.
         guide: Role that is mixed in while drawing, or None.
         mix: Its share.
-
-    Raises:
-        ValueError: Where a prompt leaves no room in the net's context.
     """
-    net = writer(role)
-    width = prompts.input_ids.shape[1]
-    count = min(count, _room(role, width), count if guide is None else _room(guide, width))
+    net, width = writer(role), prompts.input_ids.shape[1]
+    actors = [role] if guide is None else [role, guide]
+    for limit in (context(actor) for actor in actors):
+        count = count if limit is None else min(count, limit - width)
     vocabulary = _Vocabulary(getattr(role.call, "vocab_size", None))
     sampler = None
     with torch.no_grad(), ExitStack() as stack:
-        for actor in (role,) if guide is None else (role, guide):
+        for actor in actors:
             stack.enter_context(_quiet(actor))
         if how.temperature:
             reader = None if guide is None else CachedGuide(writer(guide), prompts.attention_mask, vocabulary.size)
@@ -195,17 +207,6 @@ def _configure(net: Any, how: Generation, count: int) -> Any:
         eos_token_id=end_tokens(net, how) or None,
         pad_token_id=pad_token(net, how),
     )
-
-
-def _room(role: Role, width: int) -> int:
-    """How many tokens the context of a net has left after prompts of this width."""
-    limit = getattr(writer(role).config, "max_position_embeddings", None)
-    if limit is not None and width >= limit:
-        raise ValueError(
-            f"A prompt of {width} tokens leaves no room in the context of the {role.name}, {limit} tokens: set a"
-            " smaller data.max_length or rollout.generation.prompt_tokens."
-        )
-    return 2**31 if limit is None else int(limit) - width
 
 
 class _Vocabulary:

@@ -45,12 +45,13 @@ class Responses:
     behaviour: Tensor | None = None
 
 
-def take_prompts(batch: Mapping[str, Any], plain: int) -> Prompts:
+def take_prompts(batch: Mapping[str, Any], plain: int, longest: int | None = None) -> Prompts:
     """The prompts of a batch, wherever its padding is.
 
     Args:
         batch: ``input_ids`` and ``attention_mask`` (B, T); ``prompt_length`` (B,), 0 or missing for plain text.
         plain: How many tokens of a plain text are its prompt.
+        longest: Of longer prompts only the last tokens, so many of them, are taken; None for all.
 
     Raises:
         ValueError: Where the batch is no text, or several texts share a row.
@@ -66,11 +67,13 @@ def take_prompts(batch: Mapping[str, Any], plain: int) -> Prompts:
     ids, real = batch["input_ids"], batch["attention_mask"].bool()
     given = batch.get("prompt_length")
     given = torch.zeros_like(ids[:, 0]) if given is None else given
-    lengths = torch.where(given > 0, given, plain).minimum(real.sum(1)).clamp(min=1)
+    whole = torch.where(given > 0, given, plain).minimum(real.sum(1)).clamp(min=1)
+    lengths = whole if longest is None else whole.clamp(max=longest)
     ids = ids.gather(1, (~real).int().argsort(dim=1, stable=True))  # real tokens first
     width = int(lengths.max())
-    source = torch.arange(width, device=ids.device) - (width - lengths).unsqueeze(1)
-    return Prompts(ids.gather(1, source.clamp(min=0)), (source >= 0).long(), lengths)
+    number = torch.arange(width, device=ids.device) - (width - lengths).unsqueeze(1)  # negative: padding
+    source = number.clamp(min=0) + (whole - lengths).unsqueeze(1)
+    return Prompts(ids.gather(1, source), (number >= 0).long(), lengths)
 
 
 def continued(batch: Mapping[str, Any], prompts: Prompts, responses: Responses, pad: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kd_lightning.core.roles import Role, Roles
-from kd_lightning.core.rollouts.generation import Generation, end_tokens, pad_token, respond, role_of
+from kd_lightning.core.rollouts.generation import Generation, end_tokens, longest_prompt, pad_token, respond, role_of
 from kd_lightning.core.rollouts.kept import KeptResponses
 from kd_lightning.core.rollouts.prompts import Prompts, Responses, continued, take_prompts
 
@@ -46,7 +46,7 @@ class TeacherGenerated:
         role = role_of(roles, self.role)
         if role.trainable:
             raise ValueError(f"The rollout keeps what the {role.name} writes, but it learns: use OnPolicy.")
-        prompts = take_prompts(batch, self.generation.prompt_tokens)
+        prompts = take_prompts(batch, self.generation.prompt_tokens, longest_prompt(self.generation, role))
         if "step" not in batch:  # the example: one token, and nothing to keep
             responses = respond(role, prompts, self.generation, 1, batch["index"])
         else:
