@@ -5,7 +5,7 @@ import sys
 import pytest
 from benchmarks.clock import Times
 
-from benchmarks import gpu, peers, run
+from benchmarks import chunked_head, gpu, peers, run
 
 
 @pytest.fixture
@@ -39,6 +39,13 @@ def test_gpu_figures_run_on_a_cpu(script):
     text = script(gpu)
     for title in ("3x32x32", "3x64x64", "GPT-2", "Divergence"):
         assert title in text
+
+
+def test_chunked_head_is_measured_beside_whole_logits(script):
+    text = script(chunked_head, "--betas", "0.5")
+    rows = [line for line in text.splitlines() if line.startswith("| JSD(0.5)")]
+    assert [row.split(" | ")[1] for row in rows[:2]] == ["eager", "chunked"]
+    assert all(float(row.rstrip(" |").rpartition(" ")[2]) < 1e-5 for row in rows)
 
 
 def test_gpu_figures_need_a_gpu_or_tiny(monkeypatch):
