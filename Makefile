@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
+# Two workers on two cores: threads of OpenMP that wait for a core by spinning would make both ten times slower.
+test test-all: export OMP_NUM_THREADS := 1
 .PHONY: help run test test-all lint type format wheel-test bench bench-peers lock clean
 
 help:  ## This list

@@ -157,7 +157,7 @@ class Export:
     """The deployable student."""
 
     formats: list[str] = field(default_factory=lambda: ["onnx", "torch_export"])
-    """onnx, torch_export, onnx_int8, executorch, executorch_int8."""
+    """onnx, torch_export, onnx_int8, executorch, executorch_int8; of texts huggingface too."""
     tolerance: float = 1e-3
     """Largest difference of logits from PyTorch on test data, relative to their largest magnitude."""
     accuracy_drop: float = 0.02
@@ -201,7 +201,9 @@ class Predict:
     output: str | None = None
     """Also write the answers here (.csv or .jsonl)."""
     batch_size: int = 64
-    """Pictures that go through the student at once."""
+    """Pictures or texts that go through the student at once."""
+    new_tokens: int = 40
+    """Most tokens that a language model adds to a text."""
 
 
 @dataclass

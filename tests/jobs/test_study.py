@@ -52,7 +52,7 @@ def test_only_what_is_missing_is_trained(cli):
     study = json.loads((outcome.folder / "study.json").read_text())
     assert set(study["arms"]) == {"teacher", "student alone", "student + kd", "student + dkd"}
     assert all(arm["epochs"] == [1, 1] for name, arm in study["arms"].items() if name != "teacher")
-    assert set(study["arms"]["student + dkd"]["test_top1"]) == {"last", "best"}
+    assert set(study["arms"]["student + dkd"]["test"]) == {"last", "best"}
 
     before = {name: (folder / "arm.json").stat().st_mtime_ns for name, folder in cells().items()}
     more = cli(*STUDY, "study.methods=[dkd,sp]", "seeds=[0,1,2]")

@@ -36,6 +36,14 @@ class NegativeLogLikelihood(Metric):
         return (self.total / self.count.clamp(min=1)).float()
 
 
+class Perplexity(NegativeLogLikelihood):
+    """The exponential of the mean negative log-likelihood per token."""
+
+    def compute(self) -> Tensor:
+        """At least 1."""
+        return super().compute().exp()
+
+
 class Evaluation(nn.Module):
     """Which metrics are measured on validation and test, and on what.
 
@@ -49,6 +57,22 @@ class Evaluation(nn.Module):
         self.inputs = {name: Reference.parse(text) for name, text in inputs.items()}
         collection = MetricCollection(dict(metrics))
         self.splits = nn.ModuleDict({f"on_{s}": collection.clone(prefix=f"{s}/") for s in ("val", "test")})
+
+    def update(self, split: str, inputs: Mapping[str, Any]) -> MetricCollection:
+        """Add a batch to the metrics of a split; gives them.
+
+        Predictions for every token, (B, T, V) beside targets (B, T), count as so many samples; predicted values (B, 1)
+        beside targets (B,) lose their last dimension.
+        """
+        inputs, metrics = dict(inputs), self.collection(split)
+        preds, target = inputs.get("preds"), inputs.get("target")
+        if isinstance(preds, Tensor) and isinstance(target, Tensor):
+            if preds.ndim == 3 and target.ndim == 2:
+                inputs.update(preds=preds.flatten(0, 1), target=target.flatten())
+            elif preds.ndim == 2 and preds.shape[1] == 1 and target.is_floating_point() and target.ndim == 1:
+                inputs.update(preds=preds[:, 0])
+        metrics.update(**inputs)
+        return metrics
 
     def collection(self, split: str) -> MetricCollection:
         """The metrics of ``val`` or ``test``."""

@@ -9,9 +9,39 @@ from kd_lightning.deploy.formats import FORMATS
 from kd_lightning.report.format import clean, file_size, milliseconds, percent, quantity
 
 HEADINGS = (
-    "file", "format", "size", "accuracy %", "as PyTorch %", "as teacher %", "difference", "ms for 1",
+    "file", "format", "size", "score %", "as PyTorch %", "as teacher %", "difference", "ms for 1",
     f"ms for {LATENCY_BATCH}",
 )  # fmt: skip
+
+
+# Task -> Hugging Face's name of it, what the student is, and what its score is.
+TAGS = {
+    "images": ("image-classification", "An image classifier", "accuracy"),
+    "features": ("tabular-classification", "A classifier", "accuracy"),
+    "classification": ("text-classification", "A text classifier", "accuracy"),
+    "token_classification": ("token-classification", "A token classifier", "accuracy of tokens"),
+    "regression": ("text-classification", "A regression of texts", "Spearman's correlation"),
+    "embedding": ("sentence-similarity", "An encoder of sentences", "cosine with PyTorch"),
+    "masked_lm": ("fill-mask", "A masked language model", "accuracy of masked tokens"),
+    "causal_lm": ("text-generation", "A language model", "accuracy of the next token"),
+}
+
+
+# How the files are called with the array `image`.
+CALLED = {"inputs": '{"image": image}', "tensors": "[image]"}
+USE_TEXT = """## Use
+
+In this folder:
+
+```python
+from kd_lightning.deploy.student import ExportedStudent
+
+student = ExportedStudent(".", "{backend}")
+print(student.answer(["a text"]))
+```
+
+From the command line: `python -m kd_lightning job=predict run=<this folder> inputs=['a text']`, or
+`job=serve run=<this folder>`."""
 
 
 def figure_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -55,7 +85,7 @@ def model_card(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
 
 
 def _front(record: dict[str, Any]) -> str:
-    lines = ["---", "library_name: kd_lightning", "tags: [knowledge-distillation, image-classification]"]
+    lines = ["---", "library_name: kd_lightning", f"tags: [knowledge-distillation, {TAGS[record['task']][0]}]"]
     if record["license"]["student"]:
         lines.append(f"license: {clean(record['license']['student'])}")
     return "\n".join([*lines, "---"])
@@ -65,7 +95,7 @@ def _summary(record: dict[str, Any]) -> str:
     teacher = f" from the teacher {clean(record['teacher']['name'])}" if record["teacher"] else ""
     rounded = " under the rounding of int8" if record["quantise"] else ""
     return (
-        f"# {clean(record['model'])} on {clean(record['data']['name'])}\n\nAn image classifier with"
+        f"# {clean(record['model'])} on {clean(record['data']['name'])}\n\n{TAGS[record['task']][1]} with"
         f" {quantity(record['parameters'])} parameters, trained with `{clean(record['method'])}`{teacher}{rounded}"
         f" (seed {record['seed']}). Written by kd_lightning on {record['date']}."
     )
@@ -76,16 +106,25 @@ def _figures(record: dict[str, Any]) -> str:
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     teacher = record["teacher"]
     scored = teacher is not None and teacher["accuracy"] is not None
+    what = "tokens" if record["task"] in ("token_classification", "masked_lm", "causal_lm") else "samples"
     beside = f" The teacher: {percent(teacher['accuracy'])} %." if scored else ""
     return (
-        f"## Figures\n\n{table}\n\nMeasured on the {record['split']} split ({record['samples']} samples).{beside}"
-        " *As PyTorch* and *as teacher*: share of the samples with the same class. *Difference*: the largest of a logit"
-        " from PyTorch's, as a share of the largest logit. Times are medians for 1 picture and for"
+        f"## Figures\n\n{table}\n\nMeasured on the {record['split']} split ({record['samples']} {what}).{beside}"
+        f" *Score*: {TAGS[record['task']][2]}. *As PyTorch* and *as teacher*: share of the {what} with the same class."
+        " *Difference*: the largest of a logit"
+        " from PyTorch's, as a share of the largest logit. Times are medians for 1 sample and for"
         f" {LATENCY_BATCH}, on {clean(record['machine'])} with {record['threads']} threads."
     )
 
 
 def _input(preprocessing: dict[str, Any]) -> str:
+    if preprocessing.get("kind") == "text":
+        longest = preprocessing.get("max_length")
+        cut = f" and cut after {longest} tokens" if longest else ""
+        return (
+            f"## Input\n\n{', '.join(f'`{name}`' for name in preprocessing['names'])}: (B, T) int64. A text is"
+            f" tokenised with `tokenizer/`, which `AutoTokenizer` loads{cut}; shorter ones are padded on the right."
+        )
     size, channels = preprocessing["image_size"], preprocessing["channels"]
     if size is None:
         return f"## Input\n\n`image`: (B, {channels}) float32 features, less the mean, divided by the deviation."
@@ -101,16 +140,20 @@ def _input(preprocessing: dict[str, Any]) -> str:
 
 
 def _labels(names: list[str], limit: int = 50) -> str:
+    if not names:
+        return "## Output\n\n`logits`: what the network says, a row for each sample."
     shown = ", ".join(clean(name) for name in names[:limit])
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"## Output\n\n`logits`: (B, {len(names)}), in the order of `labels.txt`: {shown}{more}."
 
 
 def _use(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
+    if preprocessing.get("kind") == "text":
+        return USE_TEXT.format(backend=next(iter(record["formats"]), "onnx"))
     if preprocessing["image_size"] is None:
         return "## Use\n\nLoad a file as its format is loaded; it takes feature vectors."
     files = [(FORMATS[name].title, FORMATS[name].file, FORMATS[name].use) for name in record["formats"]]
-    blocks = [f"{title}:\n\n```python\n{use.format(file=file)}\n```" for title, file, use in files]
+    blocks = [f"{title}:\n\n```python\n{use.format(file=file, **CALLED)}\n```" for title, file, use in files]
     start = (
         "import json\nfrom kd_lightning.data.preprocess import apply_preprocessing\n\n"
         'preprocessing = json.load(open("preprocessing.json"))\n'

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.report.measure import latency
+from kd_lightning.deploy.inputs import Inputs, part
+from kd_lightning.report.measure import embedding_agreement, latency, regression_metrics
 
 LATENCY_BATCH = 64
 
@@ -19,8 +20,8 @@ class Reference:
     """What PyTorch says of the split that files are checked on.
 
     Attributes:
-        logits: (N, C) of the student in PyTorch.
-        target: (N,) classes; -100 where there is none.
+        logits: (N, C) of the student in PyTorch; a row is a sample, or a token that has a target.
+        target: (N,) classes, -100 where there is none; or values.
         teacher: (N, C) logits of the teacher, or None.
     """
 
@@ -29,7 +30,12 @@ class Reference:
     teacher: Tensor | None = None
 
     def accuracy(self, logits: Tensor) -> float:
-        """Share of right answers among the samples that have a class."""
+        """Share of right answers among the samples that have a class; of values, Spearman's correlation; of
+        embeddings, the cosine with PyTorch's."""
+        if self.target.is_floating_point():
+            if logits.shape[1] == 1:
+                return regression_metrics(logits, self.target)["spearman"]
+            return embedding_agreement(logits, self.logits)["cosine"]
         known = self.target >= 0
         return _same(logits.argmax(1)[known], self.target[known])
 
@@ -65,28 +71,43 @@ class Figures:
         return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
+Batches = Iterable[tuple[Inputs, Tensor | None]]
+"""Inputs of a batch, and where a row is a token, which tokens count, (B, T) bool."""
+
+
+def answers(run: Callable[[Inputs], Tensor], batches: Batches) -> Tensor:
+    """What a student says of all batches, (N, C): a row a sample, or a token that counts."""
+    rows = []
+    for inputs, told in batches:
+        answer = run(inputs)
+        rows.append(answer if told is None else answer[told])
+    return torch.cat(rows)
+
+
 def measure(
-    run: Callable[[Tensor], Tensor], size: int, batches: Iterable[Tensor], reference: Reference, example: Tensor
+    run: Callable[[Inputs], Tensor], size: int, batches: Batches, reference: Reference, example: tuple[Inputs, Any]
 ) -> Figures:
     """Run a student over the split of the check, and time it on this machine.
 
     Args:
-        run: Images (B, C, H, W) to logits.
+        run: Inputs to logits.
         size: Size of its file in bytes.
-        batches: Images of the whole split, in the order of the reference.
+        batches: Those of the reference, in its order.
         reference: What PyTorch says.
-        example: Images; the first one is timed, and must give alone what it gives in a batch.
+        example: The first batch; its first sample is timed, and must give alone what it gives in a batch.
     """
-    alone = run(example[:1].contiguous())
-    logits = torch.cat([run(batch.contiguous()) for batch in batches])
+    inputs, told = example
+    alone = answers(run, [(part(inputs, 0, 1), None if told is None else told[:1])])
+    logits = answers(run, batches)
     scale = max(float(reference.logits.abs().max()), 1e-12)
-    gap = max(float((logits - reference.logits).abs().max()), float((alone - reference.logits[:1]).abs().max()))
+    first = (alone - reference.logits[: len(alone)]).abs()
+    gap = max(float((logits - reference.logits).abs().max()), float(first.max()) if len(alone) else 0.0)
     module = _Callable(run)
     return Figures(
         accuracy=reference.accuracy(logits),
         bytes=size,
-        milliseconds_1=latency(module, example, 1),
-        milliseconds_64=latency(module, example, LATENCY_BATCH),
+        milliseconds_1=latency(module, inputs, 1),
+        milliseconds_64=latency(module, inputs, LATENCY_BATCH),
         teacher_agreement=reference.teacher_agreement(logits),
         difference=gap / scale if gap == gap else float("inf"),
         agreement=_same(logits.argmax(1), reference.logits.argmax(1)),
@@ -126,10 +147,10 @@ def _same(a: Tensor, b: Tensor) -> float:
 class _Callable(nn.Module):
     """A function as a module, to be timed as one."""
 
-    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, run: Callable[[Inputs], Tensor]) -> None:
         super().__init__()
         self._run = run
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor | None = None, **named: Tensor) -> Tensor:
         """As the function."""
-        return self._run(image)
+        return self._run(named if image is None else image)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.deploy._quiet import quiet
+from kd_lightning.deploy.inputs import Inputs, part, parts, tensors_of
 
 _LOUD = ("torch.utils._pytree", "torchao", "executorch")
 
@@ -34,13 +35,13 @@ def require() -> None:
         )
 
 
-def write(net: nn.Module, examples: Tensor, path: Path) -> None:
+def write(net: nn.Module, examples: Inputs, path: Path) -> None:
     """A program in float32; input (1, C, H, W) normalised, output (1, classes)."""
     require()
-    _lower(torch.export.export(net, (examples[:1].contiguous(),)), path)
+    _lower(torch.export.export(net, tensors_of(part(examples, 0, 1))), path)
 
 
-def write_int8(net: nn.Module, examples: Tensor, path: Path) -> None:
+def write_int8(net: nn.Module, examples: Inputs, path: Path) -> None:
     """A program quantised after training: int8 weights a channel, int8 activations a tensor.
 
     Args:
@@ -49,7 +50,7 @@ def write_int8(net: nn.Module, examples: Tensor, path: Path) -> None:
         path: Where to.
     """
     require()
-    one = (examples[:1].contiguous(),)
+    one = tensors_of(part(examples, 0, 1))
     with quiet(*_LOUD), torch.no_grad():
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
             XNNPACKQuantizer,
@@ -59,13 +60,13 @@ def write_int8(net: nn.Module, examples: Tensor, path: Path) -> None:
 
         quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
         prepared = prepare_pt2e(torch.export.export(net, one).module(), quantizer)
-        for image in torch.split(examples, 1):
-            prepared(image)
+        for each in parts(examples, 1):
+            prepared(*tensors_of(each))
         converted = convert_pt2e(prepared)
     _lower(torch.export.export(converted, one), path)
 
 
-def load(path: Path) -> Callable[[Tensor], Tensor]:
+def load(path: Path) -> Callable[[Inputs], Tensor]:
     """Runs a program, one picture after the other."""
     require()
     with quiet(*_LOUD):
@@ -73,9 +74,9 @@ def load(path: Path) -> Callable[[Tensor], Tensor]:
 
     method = Runtime.get().load_program(str(path)).load_method("forward")
 
-    def run(image: Tensor) -> Tensor:
+    def run(inputs: Inputs) -> Tensor:
         # The runtime reuses its output: each answer is copied before the next.
-        return torch.cat([method.execute([one.contiguous()])[0].clone() for one in torch.split(image, 1)])
+        return torch.cat([method.execute(list(tensors_of(one)))[0].clone() for one in parts(inputs, 1)])
 
     return run
 

@@ -8,26 +8,28 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kd_lightning.deploy.inputs import Inputs, dynamic_shapes, part, tensors_of
+
 USE = """\
 import torch
 
 net = torch.export.load("{file}").module()
-logits = net(torch.from_numpy(image)).detach().numpy()"""
+logits = net(*map(torch.from_numpy, {tensors})).detach().numpy()"""
 
 
-def write(net: nn.Module, examples: Tensor, path: Path) -> None:
-    """A program with a dynamic batch."""
-    shapes = ({0: torch.export.Dim.DYNAMIC},)
-    torch.export.save(torch.export.export(net, (examples[:2].contiguous(),), dynamic_shapes=shapes), path)
+def write(net: nn.Module, examples: Inputs, path: Path) -> None:
+    """A program with a dynamic batch (and length, of texts)."""
+    tensors = tensors_of(part(examples, 0, 2))
+    torch.export.save(torch.export.export(net, tensors, dynamic_shapes=dynamic_shapes(examples)), path)
 
 
-def load(path: Path) -> Callable[[Tensor], Tensor]:
+def load(path: Path) -> Callable[[Inputs], Tensor]:
     """Runs a program."""
     module = torch.export.load(path).module()
 
-    def run(image: Tensor) -> Tensor:
+    def run(inputs: Inputs) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = module(image)
+            logits: Tensor = module(*tensors_of(inputs))
         return logits
 
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kd_lightning.core.distiller import Distiller
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.deploy.fake_quant import fake_quantise
 from kd_lightning.jobs._assemble import build_distiller, build_net, build_trainer
 from kd_lightning.jobs._energy import EnergyMeter
 from kd_lightning.jobs._load import ARM
 from kd_lightning.jobs._paper import BestOnTest, looks_on_test
+from kd_lightning.jobs._predictions import Predictions, predict
 from kd_lightning.launch import UserAbortError
-from kd_lightning.report.measure import classification_metrics
+from kd_lightning.models.registry import load_state, savable_state
 from kd_lightning.runs import digest, write_json
 
 log = logging.getLogger("kd_lightning")
@@ -65,7 +66,7 @@ class FittedArm:
         return load_file(self.folder / "test.safetensors")
 
 
-def arm_identity(cfg: DictConfig, data: KDDataModule, teacher: nn.Module | None) -> str:
+def arm_identity(cfg: DictConfig, data: SplitDataModule, teacher: nn.Module | None) -> str:
     """Hash of all that decides what the arm becomes: configuration, data, split, teacher's weights."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     plain["method"].pop("info", None)  # what is known about a method, not what it does
@@ -91,12 +92,11 @@ def deployed_net(cfg: DictConfig, teacher: nn.Module | None = None) -> nn.Module
     """The student as it is trained and shipped: the configured net, in the method's wrapper where it has one."""
     net = build_net(cfg.student, cfg.seed)
     if cfg.method.student_wrapper is not None:
-        example = torch.zeros(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
         with torch.random.fork_rng():
             torch.manual_seed(cfg.seed)
             if teacher is None:  # for its shapes: weights come with the student's, or are made by its training
                 teacher = instantiate(cfg.teacher.net)
-            net = instantiate(cfg.method.student_wrapper)(net, teacher, example)
+            net = instantiate(cfg.method.student_wrapper)(net, teacher, _zeros(cfg))
     if not cfg.student.get("quantise"):
         return net
     if cfg.student.checkpoint is None:
@@ -107,10 +107,17 @@ def deployed_net(cfg: DictConfig, teacher: nn.Module | None = None) -> nn.Module
     return fake_quantise(net)
 
 
+def _zeros(cfg: DictConfig) -> Tensor:
+    """Two samples of the data's shape."""
+    if cfg.data.get("image_size") is None:
+        raise ValueError(f"method={cfg.method.name} builds its student for images; {cfg.data.name} has none.")
+    return torch.zeros(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+
+
 def fit_arm(
     cfg: DictConfig,
     folder: Path,
-    data: KDDataModule,
+    data: SplitDataModule,
     teacher: nn.Module | None = None,
     label: str = "student",
     kind: str = "distilled",
@@ -132,7 +139,7 @@ def fit_arm(
     done = _finished(folder, identity)
     if done is not None:
         log.info(f"{label}: finished earlier, taken from {folder}")
-        net.load_state_dict(load_file(folder / "student.safetensors"))
+        load_state(net, load_file(folder / "student.safetensors"))
         return FittedArm(folder, net.eval(), done)
 
     if cfg.select == "best" and len(data.split.validation) == 0:
@@ -189,7 +196,7 @@ def _resume_point(cfg: DictConfig, folder: Path) -> str | None:
     return str(newest)
 
 
-def _fit(trainer: pl.Trainer, distiller: Distiller, data: KDDataModule, ckpt_path: str | None) -> None:
+def _fit(trainer: pl.Trainer, distiller: Distiller, data: SplitDataModule, ckpt_path: str | None) -> None:
     """Lightning's fit; an interruption from outside becomes ours, with its exit code."""
     try:
         trainer.fit(distiller, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
@@ -228,49 +235,23 @@ def _record(cfg: DictConfig, identity: str, trainer: pl.Trainer, seconds: float)
 
 
 def _measure_and_save(
-    arm: FittedArm, cfg: DictConfig, data: KDDataModule, states: Mapping[str, dict[str, Tensor]]
+    arm: FittedArm, cfg: DictConfig, data: SplitDataModule, states: Mapping[str, dict[str, Tensor]]
 ) -> None:
     """Measure last and best on test, save the selected weights and their predictions; arm.json comes last."""
+    call = instantiate(cfg.student.call)
     for which in ("last", "best"):
         arm.net.load_state_dict(states[which])
-        predictions = predict_logits(arm.net, instantiate(cfg.student.call), data.loader("test", whole=True), data)
-        arm.record["test"][which] = classification_metrics(
-            predictions["logits"], predictions["target"], predictions["logits"].shape[1]
-        )
+        predictions = predict(arm.net, call, "test", data)
+        arm.record["test"][which] = predictions.metrics(data.task)
         if which == cfg.select:
-            save_file(predictions, arm.folder / "test.safetensors")
-            save_validation(arm.net, instantiate(cfg.student.call), data, arm.folder)
-    save_file({k: v.contiguous() for k, v in states[cfg.select].items()}, arm.folder / "student.safetensors")
+            arm.record["whole"] = predictions.whole
+            save_predictions(arm.net, call, data, arm.folder, predictions)
+    save_file(savable_state(arm.net, states[cfg.select]), arm.folder / "student.safetensors")
     write_json(arm.folder / ARM, arm.record)
 
 
-def save_validation(net: nn.Module, call: Any, data: KDDataModule, folder: Path) -> None:
-    """Predictions on validation beside those on test: what a calibration is fitted on."""
+def save_predictions(net: nn.Module, call: Any, data: SplitDataModule, folder: Path, test: Predictions) -> None:
+    """Write what a net says of the test split, and beside it of validation, which a calibration is fitted on."""
+    test.save(folder / "test.safetensors")
     if len(data.split.validation):
-        found = predict_logits(net, call, data.loader("validation", whole=True), data)
-        save_file(found, folder / "validation.safetensors")
-
-
-@torch.no_grad()
-def predict_logits(
-    net: nn.Module, call: Any, batches: Iterable[dict[str, Any]], data: KDDataModule
-) -> dict[str, Tensor]:
-    """Logits of a net over a split, with targets and indices, on the CPU.
-
-    Args:
-        net: Any classifier; its mode is put back afterwards.
-        call: How a batch goes through it.
-        batches: Raw batches of the split.
-        data: Turns a raw batch into what the net sees.
-    """
-    device = next(net.parameters()).device
-    training = net.training
-    net.eval()
-    parts: dict[str, list[Tensor]] = {"logits": [], "target": [], "index": []}
-    for raw in batches:
-        batch = data.ready(raw, device)
-        parts["logits"].append(call(net, batch)["logits"].float().cpu())
-        parts["target"].append(batch["target"].cpu())
-        parts["index"].append(batch["index"].cpu())
-    net.train(training)
-    return {name: torch.cat(values) for name, values in parts.items()}
+        predict(net, call, "validation", data).save(folder / "validation.safetensors")

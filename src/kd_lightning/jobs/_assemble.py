@@ -21,7 +21,7 @@ from kd_lightning.core.optim import Scheduler
 from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.speed import NoProfiler, keep_memory
 from kd_lightning.core.terms import Objective, Stage, Term
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.sampler import count_views
 from kd_lightning.jobs._cache import stored_teacher
 from kd_lightning.jobs._placement import place_teacher
@@ -38,14 +38,14 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # -- data and nets ---------------------------------------------------------------------------------------------------
 
 
-def build_data(cfg: DictConfig) -> KDDataModule:
+def build_data(cfg: DictConfig) -> SplitDataModule:
     """The data, prepared; what it found out is written into the configuration for the models."""
-    data: KDDataModule = instantiate(cfg.data)
+    data: SplitDataModule = instantiate(cfg.data)
     data.prepare()
     with open_dict(cfg.data):
-        for key in ("num_classes", "channels", "image_size"):
+        for key, value in data.facts.items():
             if cfg.data.get(key) is None:
-                cfg.data[key] = getattr(data, key)
+                cfg.data[key] = value
     return data
 
 
@@ -87,9 +87,9 @@ def checkpoint_file(path: str) -> Path:
 def build_role(name: str, role: DictConfig, net: nn.Module, example: Mapping[str, Any], trainable: bool) -> Role:
     """A role with the aliases of its anatomy and those of the configuration on top."""
     taps: Any = OmegaConf.to_container(role.taps)
-    aliases = propose_aliases(name, net, example.get("image"), taps)
-    precision = None if trainable or role.get("precision") is None else _dtype(role.precision)
     call = instantiate(role.call)
+    aliases = propose_aliases(name, net, call.arguments(example), taps)
+    precision = None if trainable or role.get("precision") is None else _dtype(role.precision)
     if role.get("topk") is not None:
         call = TopKCall(call, role.topk)
     return Role(name, net, call, aliases, trainable=trainable, precision=precision)
@@ -121,7 +121,9 @@ def build_objective(method: DictConfig) -> Objective:
 
 def needs_teacher(method: DictConfig) -> bool:
     """Whether a method takes anything from a teacher."""
-    if method.student_wrapper is not None:
+    rollout = method.rollout or {}
+    writes = "teacher" in (rollout.get("role"), rollout.get("teacher"))  # text that the student learns from
+    if method.student_wrapper is not None or writes:
         return True
     terms = build_objective(method)
     return any(reference.scope == "teacher" for term in terms for reference in term.references())
@@ -130,14 +132,14 @@ def needs_teacher(method: DictConfig) -> bool:
 def build_teacher(cfg: DictConfig, objective: Objective, teacher: nn.Module, example: Mapping[str, Any]) -> Role:
     """The live teacher, with batch norms folded where the terms cannot tell."""
     role = build_role("teacher", cfg.teacher, teacher, example, trainable=False)
-    if cfg.teacher.fold and _only_features(objective, role):
+    if cfg.teacher.fold and "image" in example and _only_features(objective, role):
         folded = fold_batchnorm(teacher, example["image"])
         role = build_role("teacher", cfg.teacher, folded, example, trainable=False)
     return role
 
 
 def build_distiller(
-    cfg: DictConfig, data: KDDataModule, student: nn.Module, teacher: nn.Module | None, trainings: int = 1
+    cfg: DictConfig, data: SplitDataModule, student: nn.Module, teacher: nn.Module | None, trainings: int = 1
 ) -> Distiller:
     """Roles, objective and optimiser joined; fails here where they do not fit together.
 
@@ -175,7 +177,7 @@ def build_distiller(
         Roles(roles),
         objective,
         example,
-        facts={"num_classes": data.num_classes, "num_samples": data.num_samples},
+        facts={**data.facts, "num_classes": data.num_classes, "num_samples": data.num_samples},
         optimizer=instantiate(cfg.optimizer),
         scheduler=None if cfg.scheduler.factory is None else Scheduler(**_scheduler(cfg.scheduler)),
         evaluation=Evaluation(
@@ -200,18 +202,21 @@ def _scheduler(node: DictConfig) -> dict[str, Any]:
 
 
 def _check_classes(role: Role, example: Mapping[str, Any], cfg: DictConfig) -> None:
-    """Teacher and student must answer with the data's classes."""
-    if "logits" not in role.call.provides:
+    """Teacher and student must answer with the data's classes, or tokens."""
+    task = cfg.data.get("task", "classification")
+    if task == "embedding" or "logits" not in role.call.provides:
         return
+    key, what = ("vocab_size", "tokens") if task in ("causal_lm", "masked_lm") else ("num_classes", "classes")
+    expected = cfg.data[key]
     training = role.net.training
     role.net.eval()
     with torch.no_grad():
         classes = role.call(role.net, example)["logits"].shape[-1]
     role.net.train(training)
-    if classes != cfg.data.num_classes:
+    if classes != expected:
         raise ValueError(
-            f"The {role.name} answers with {classes} classes, the data ({cfg.data.name}) has {cfg.data.num_classes}."
-            f" Set {role.name}.net.num_classes, or give a checkpoint that was trained on these classes."
+            f"The {role.name} answers with {classes} {what}, the data ({cfg.data.name}) has {expected}."
+            f" Set {role.name}.net.{key}, or give a checkpoint that was trained on these {what}."
         )
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.module import KDDataModule
 from kd_lightning.deploy.fake_quant import without_fake_quant
-from kd_lightning.jobs._arm import FittedArm, predict_logits, save_validation
-from kd_lightning.jobs._assemble import build_loggers, build_role
+from kd_lightning.jobs._arm import FittedArm, save_predictions
+from kd_lightning.jobs._assemble import build_loggers
 from kd_lightning.jobs._load import ARM
+from kd_lightning.jobs._predictions import predict
 from kd_lightning.jobs._probes import probe_arms
 from kd_lightning.report.html import write_reports
 from kd_lightning.report.measure import count_parameters, flops, latency
@@ -66,6 +69,7 @@ def read_run(folder: Path, name: str) -> Run:
         curves=read_curves(folder),
         train_seconds=record["train_seconds"],
         validation=read_validation(folder),
+        whole=record.get("whole", {}),
     )
 
 
@@ -78,9 +82,9 @@ def read_validation(folder: Path) -> tuple[Tensor, Tensor] | None:
     return found["logits"], found["target"]
 
 
-def cost_of(net: nn.Module, data: KDDataModule, folder: Path | None, cfg: DictConfig) -> Cost:
+def cost_of(net: nn.Module, call: Any, data: SplitDataModule, folder: Path | None, cfg: DictConfig) -> Cost:
     """What a net costs: counted, weighed and timed on this machine's CPU."""
-    example = data.ready(next(iter(data.loader("test", whole=True))))["image"]
+    example = call.arguments(data.ready(next(iter(data.loader("test", whole=True)))))
     net = without_fake_quant(net.cpu().eval())
     weights = None if folder is None else folder / "student.safetensors"
     cost = Cost(
@@ -100,7 +104,9 @@ def build_arm(name: str, kind: Any, folders: Iterable[Path], cost: Cost) -> Arm:
     return Arm(name, kind, [read_run(folder, name) for folder in folders], cost)
 
 
-def build_teacher_arm(cfg: DictConfig, folder: Path, data: KDDataModule, net: nn.Module, arm: FittedArm | None) -> Arm:
+def build_teacher_arm(
+    cfg: DictConfig, folder: Path, data: SplitDataModule, net: nn.Module, arm: FittedArm | None
+) -> Arm:
     """The teacher as an arm; one that was not trained here is measured now.
 
     Args:
@@ -110,22 +116,22 @@ def build_teacher_arm(cfg: DictConfig, folder: Path, data: KDDataModule, net: nn
         net: The teacher's net.
         arm: Where it was trained, here or before; else None.
     """
+    call = instantiate(cfg.teacher.call)
     if arm is not None:
-        return build_arm("teacher", "teacher", [arm.folder], cost_of(net, data, arm.folder, cfg))
-    role = build_role("teacher", cfg.teacher, net, {}, trainable=False)
-    found = predict_logits(net, role.call, data.loader("test", whole=True), data)
+        return build_arm("teacher", "teacher", [arm.folder], cost_of(net, call, data, arm.folder, cfg))
+    found = predict(net, call, "test", data)
     place = folder / "teacher"
     place.mkdir(exist_ok=True)
-    save_file(found, place / "test.safetensors")
-    save_validation(net, role.call, data, place)
-    run = Run("teacher", cfg.teacher.seed, str(place), found["logits"], found["target"], found["index"])
-    run.validation = read_validation(place)
-    return Arm("teacher", "teacher", [run], cost_of(net, data, None, cfg))
+    save_predictions(net, call, data, place, found)
+    rows = found.rows
+    run = Run("teacher", cfg.teacher.seed, str(place), rows["logits"], rows["target"], rows["index"])
+    run.validation, run.whole = read_validation(place), found.whole
+    return Arm("teacher", "teacher", [run], cost_of(net, call, data, None, cfg))
 
 
 def build_comparison(
     arms: list[Arm],
-    data: KDDataModule,
+    data: SplitDataModule,
     cfg: DictConfig,
     reference: str | None,
     pairs: Sequence[tuple[str, str]] | None = None,
@@ -141,10 +147,23 @@ def build_comparison(
         pairs: (arm, reference) that are tested; None: every student against ``reference``.
         teacher: The teacher's net, for where it was not trained here.
     """
-    probe_arms(arms, data, cfg, teacher)
+    if isinstance(data, KDDataModule):
+        probe_arms(arms, data, cfg, teacher)
+    options = {"alpha": cfg.compare.alpha, "pairs": pairs, "task": data.task}
+    return compare(arms, data.class_names, reference, images=_looks(data), **options)
+
+
+def _looks(data: SplitDataModule) -> Mapping[int, Any]:
+    """Pictures or texts of the test samples, where they are few enough for a report to choose from."""
     size = len(data.split.test)
-    pictures = data.read("test", torch.arange(size)) if data.image_size is not None and size <= 20_000 else None
-    return compare(arms, data.class_names, reference, images=pictures, alpha=cfg.compare.alpha, pairs=pairs)
+    if size > 20_000:
+        return {}
+    if hasattr(data, "texts"):
+        return dict(enumerate(data.texts("test")))
+    if data.image_size is None:
+        return {}
+    assert isinstance(data, KDDataModule)
+    return dict(enumerate(data.read("test", torch.arange(size))))
 
 
 def show(comparison: Comparison, folder: Path, cfg: DictConfig) -> None:

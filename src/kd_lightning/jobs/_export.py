@@ -12,21 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from kd_lightning.data.module import KDDataModule
-from kd_lightning.data.preprocess import to_float
+from kd_lightning.data.arrays import IGNORE
+from kd_lightning.data.base import SplitDataModule
+from kd_lightning.data.sampler import Draw
 from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
-from kd_lightning.deploy.check import Figures, Reference, measure, objection
+from kd_lightning.deploy.check import Figures, Reference, answers, measure, objection
 from kd_lightning.deploy.fake_quant import without_fake_quant
 from kd_lightning.deploy.formats import FORMATS, known_format
-from kd_lightning.deploy.student import PREPROCESSING, RECORD
+from kd_lightning.deploy.inputs import Inputs, TextNet, bytes_of, tensors_of
+from kd_lightning.deploy.student import PREPROCESSING, RECORD, TOKENIZER
 from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.jobs._export_record import describe, licences, teacher_logits, teacher_of
+from kd_lightning.jobs._predictions import KEPT
+from kd_lightning.report.tasks import TASKS
 from kd_lightning.runs import write_json
 
 log = logging.getLogger("kd_lightning")
@@ -36,21 +41,21 @@ log = logging.getLogger("kd_lightning")
 class _Bench:
     """What every file is checked on."""
 
-    data: KDDataModule
+    data: SplitDataModule
+    call: Any
     split: str
     reference: Reference
-    example: Tensor
 
-    def batches(self) -> Iterator[Tensor]:
-        """Images of the split, in order; read anew for every file, so that they need not fit into memory."""
-        return images(self.data, self.split)
+    def batches(self) -> Iterator[tuple[Inputs, Tensor | None]]:
+        """Inputs of the split, in order; read anew for every file, so that they need not fit into memory."""
+        return batches(self.data, self.call, self.split)
 
     def measure(self, run: Any, path: Path) -> Figures:
         """A way to run the student, whose file is ``path``."""
-        return measure(run, path.stat().st_size, self.batches(), self.reference, self.example)
+        return measure(run, bytes_of(path), self.batches(), self.reference, next(self.batches()))
 
 
-def export_student(arm: FittedArm, data: KDDataModule, folder: Path, cfg: DictConfig) -> dict[str, float]:
+def export_student(arm: FittedArm, data: SplitDataModule, folder: Path, cfg: DictConfig) -> dict[str, float]:
     """Write weights, preprocessing, labels, every format and the model card; formats written before stay.
 
     Args:
@@ -68,10 +73,10 @@ def export_student(arm: FittedArm, data: KDDataModule, folder: Path, cfg: DictCo
     for name in cfg.export.formats:
         known_format(name, f"export.formats={list(cfg.export.formats)}")
     folder.mkdir(parents=True, exist_ok=True)
-    net = without_fake_quant(copy.deepcopy(arm.net)).cpu().eval()
+    net = deployable(arm, data, cfg)
     for file in ("student.safetensors", "config.yaml"):
         shutil.copyfile(arm.folder / file, folder / file)
-    bench = _bench(net, data, teacher_logits(cfg, data, folder.parent))
+    bench = _bench(net, data, instantiate(cfg.student.call), teacher_logits(cfg, data, folder.parent))
     plain = bench.measure(_in_pytorch(net), folder / "student.safetensors")
     before = _earlier(folder, arm)
     record = {
@@ -86,49 +91,78 @@ def export_student(arm: FittedArm, data: KDDataModule, folder: Path, cfg: DictCo
     }
     accuracy = max(plain.accuracy, _promised(arm, cfg, bench.split))
     failures = _write_formats(net, data, folder, cfg, bench, accuracy, record["formats"])
-    _write_texts(folder, data, record)
+    _write_texts(net, folder, data, record)
     _show(record, folder)
     if failures:
         raise ValueError("\n".join(failures))
     return {name: record["formats"][name]["difference"] for name in cfg.export.formats}
 
 
-def images(data: KDDataModule, split: str) -> Iterator[Tensor]:
-    """Every image of a split as the network sees it, in batches."""
-    return (data.ready(raw)["image"] for raw in data.loader(split, whole=True))
+def deployable(arm: FittedArm, data: SplitDataModule, cfg: DictConfig) -> nn.Module:
+    """The student as it is shipped: without what only training needs, a function of its input tensors."""
+    net = without_fake_quant(copy.deepcopy(arm.net)).cpu().eval()
+    call = instantiate(cfg.student.call)
+    arguments = call.arguments(data.ready(next(iter(data.loader("train", whole=True)))))
+    if isinstance(arguments, Tensor):
+        return net
+    return TextNet(net, call, tuple(arguments), TASKS[data.task].output).eval()
 
 
-def _bench(net: nn.Module, data: KDDataModule, teacher: Tensor | None) -> _Bench:
+def batches(data: SplitDataModule, call: Any, split: str) -> Iterator[tuple[Inputs, Tensor | None]]:
+    """Inputs of a split, batch by batch, and which tokens count where every token has a target.
+
+    Of predicted tokens as many as fit into memory, with all of their logits.
+    """
+    kept = 0
+    for raw in data.loader(split, whole=True):
+        batch = data.ready(raw)
+        told = batch["target"] != IGNORE if batch["target"].ndim == 2 else None
+        yield call.arguments(batch), told
+        kept += 0 if told is None else int(told.sum()) * int(data.facts.get("vocab_size") or 1)
+        if kept > KEPT:
+            return
+
+
+def _bench(net: nn.Module, data: SplitDataModule, call: Any, teacher: Tensor | None) -> _Bench:
     """PyTorch's answers on the test split; where there is none, on validation or training data."""
     split = next(name for name in ("test", "validation", "train") if len(data.split[name]))
-    run = _in_pytorch(net)
-    logits = torch.cat([run(image) for image in images(data, split)])
+    logits = answers(_in_pytorch(net), batches(data, call, split))
     fits = split == "test" and teacher is not None and teacher.shape == logits.shape
-    reference = Reference(logits, data.targets(split), teacher if fits else None)
-    return _Bench(data, split, reference, next(images(data, split)))
+    reference = Reference(logits, _targets(data, split)[: len(logits)], teacher if fits else None)
+    return _Bench(data, call, split, reference)
+
+
+def _targets(data: SplitDataModule, split: str) -> Tensor:
+    """The target of every row; zeros where there is nothing to be told."""
+    if TASKS[data.task].output != "logits":
+        return torch.zeros(len(data.split[split]))
+    parts = [raw["target"] for raw in data.loader(split, whole=True)]
+    return torch.cat([part[part != IGNORE] if part.ndim == 2 else part for part in parts])
 
 
 def _promised(arm: FittedArm, cfg: DictConfig, split: str) -> float:
     """The accuracy that a student had under int8 rounding: its int8 file must have it too; 0 for other students."""
     if not cfg.student.get("quantise") or split != "test":
         return 0.0
-    return float(arm.record["test"][arm.record["selected"]]["top1"])
+    return float(arm.record["test"][arm.record["selected"]].get("top1", 0.0))
 
 
 def _in_pytorch(net: nn.Module) -> Any:
-    def run(image: Tensor) -> Tensor:
+    def run(inputs: Inputs) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = net(image)
+            logits: Tensor = net(*tensors_of(inputs))
         return logits
 
     return run
 
 
-def _calibration(data: KDDataModule, samples: int) -> Tensor:
-    """Training images, the same ones every time, as the deployed student will see pictures: not augmented."""
+def _calibration(data: SplitDataModule, call: Any, samples: int) -> Inputs:
+    """Training samples, the same ones every time, as the deployed student will see its inputs: not augmented."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(data.num_samples, generator=generator)[: max(samples, 2)]
-    return data.normalise(to_float(data.read("train", chosen.sort().values)))
+    raw = next(iter(data.replay([Draw(chosen.sort().values.tolist(), None)])))
+    inputs: Inputs = call.arguments(data.ready(raw))
+    return inputs
 
 
 def _earlier(folder: Path, arm: FittedArm) -> dict[str, Any]:
@@ -145,7 +179,7 @@ def _earlier(folder: Path, arm: FittedArm) -> dict[str, Any]:
 
 def _write_formats(
     net: nn.Module,
-    data: KDDataModule,
+    data: SplitDataModule,
     folder: Path,
     cfg: DictConfig,
     bench: _Bench,
@@ -154,25 +188,43 @@ def _write_formats(
 ) -> list[str]:
     """Write and check every format; a file that is not good enough is taken away. Returns what is wrong."""
     failures = []
-    examples = _calibration(data, cfg.export.calibration)
+    examples = _calibration(data, bench.call, cfg.export.calibration)
+    kind = "image" if isinstance(examples, Tensor) else "text"
     for name in cfg.export.formats:
         form = FORMATS[name]
+        if kind not in form.takes:
+            failures.append(f"There is no {form.title} file of a student that takes {kind}s: leave {name} out.")
+            continue
         log.info(f"exporting {form.file} ...")
         partial = folder / f"partial.{form.file}"
         form.write(net, examples, partial)
         figures = bench.measure(form.load(partial), partial)
         reason = objection(figures, accuracy, form.exact, cfg.export.tolerance, cfg.export.accuracy_drop)
         if reason is not None:
-            partial.unlink()
+            _remove(partial)
             failures.append(f"The {form.title} file of the student {reason}")
             continue
+        _remove(folder / form.file)
         partial.replace(folder / form.file)
+        if name == "huggingface":
+            data.save_tokenizer(folder / form.file)  # type: ignore[attr-defined]
         formats[name] = figures.as_dict()
     return failures
 
 
-def _write_texts(folder: Path, data: KDDataModule, record: dict[str, Any]) -> None:
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_texts(net: nn.Module, folder: Path, data: SplitDataModule, record: dict[str, Any]) -> None:
     preprocessing = {**data.preprocessing(), "model": record["model"]}
+    if hasattr(data, "save_tokenizer"):
+        data.save_tokenizer(folder / TOKENIZER)
+        assert isinstance(net, TextNet)
+        preprocessing["names"] = list(net.names)
     write_json(folder / PREPROCESSING, preprocessing)
     write_json(folder / RECORD, record)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in preprocessing["class_names"]))

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.deploy.check import Reference
 from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.jobs._assemble import needs_teacher
@@ -27,10 +27,11 @@ log = logging.getLogger("kd_lightning")
 SOFTWARE = ("kd-lightning", "torch", "lightning", "onnx", "onnxruntime", "executorch", "torchao", "numpy", "pillow")
 
 
-def describe(arm: FittedArm, data: KDDataModule, net: nn.Module) -> dict[str, Any]:
+def describe(arm: FittedArm, data: SplitDataModule, net: nn.Module) -> dict[str, Any]:
     """All of the record that is not measured."""
     return {
         "model": arm.record["model"],
+        "task": _task(data),
         "method": arm.record["method"],
         "seed": arm.record["seed"],
         "identity": arm.record["identity"],
@@ -49,13 +50,20 @@ def describe(arm: FittedArm, data: KDDataModule, net: nn.Module) -> dict[str, An
     }
 
 
+def _task(data: SplitDataModule) -> str:
+    """Name of the task in ``deploy.card.TAGS``."""
+    if hasattr(data, "texts"):
+        return data.task
+    return "features" if data.image_size is None else "images"
+
+
 def licences(cfg: DictConfig, before: dict[str, str | None]) -> dict[str, str | None]:
     """Licences as they were set; what is not set stays as an earlier export had it."""
     given = {"student": cfg.export.license, "teacher": cfg.export.teacher_license, "data": cfg.export.data_license}
     return {name: before.get(name) if licence is None else licence for name, licence in given.items()}
 
 
-def teacher_of(cfg: DictConfig, data: KDDataModule, reference: Reference) -> dict[str, Any] | None:
+def teacher_of(cfg: DictConfig, data: SplitDataModule, reference: Reference) -> dict[str, Any] | None:
     """Name, accuracy and folder of the teacher; no folder where it was not trained by us; None where none is used."""
     if not needs_teacher(cfg.method):
         return None
@@ -64,7 +72,7 @@ def teacher_of(cfg: DictConfig, data: KDDataModule, reference: Reference) -> dic
     return {"name": cfg.teacher.name, "accuracy": accuracy, "folder": None if folder is None else str(folder)}
 
 
-def teacher_logits(cfg: DictConfig, data: KDDataModule, run: Path) -> Tensor | None:
+def teacher_logits(cfg: DictConfig, data: SplitDataModule, run: Path) -> Tensor | None:
     """What the teacher said of the test split when it was measured, (N, C); None where that is not kept."""
     if not needs_teacher(cfg.method):
         return None
@@ -79,7 +87,7 @@ def _given(cfg: DictConfig) -> bool:
     return cfg.teacher.checkpoint is not None or cfg.teacher.fit is None
 
 
-def _stored(cfg: DictConfig, data: KDDataModule) -> Path | None:
+def _stored(cfg: DictConfig, data: SplitDataModule) -> Path | None:
     """The teacher's folder in the store, absolute; None where it is gone."""
     try:
         own = teacher_cfg(cfg)

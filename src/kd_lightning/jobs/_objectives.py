@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.explain import near
 from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.report.measure import count_parameters, flops, latency
@@ -26,7 +28,7 @@ def check_objectives(cfg: DictConfig) -> None:
             raise ValueError(f"tune.objectives: unknown '{name}'. {near(str(name), list(OBJECTIVES))}")
 
 
-def objectives(cfg: DictConfig, arm: FittedArm, data: KDDataModule) -> Value | list[Value]:
+def objectives(cfg: DictConfig, arm: FittedArm, data: SplitDataModule) -> Value | list[Value]:
     """One value, or a list where several are asked for; the test split has no part in them.
 
     Args:
@@ -38,28 +40,33 @@ def objectives(cfg: DictConfig, arm: FittedArm, data: KDDataModule) -> Value | l
     return values[0] if len(values) == 1 else values
 
 
-def _validation(cfg: DictConfig, arm: FittedArm, data: KDDataModule) -> Value:
+def _validation(cfg: DictConfig, arm: FittedArm, data: SplitDataModule) -> Value:
     value: Value = arm.record["validation"][cfg.metrics.monitor]
     return value
 
 
-def _latency(cfg: DictConfig, arm: FittedArm, data: KDDataModule) -> Value:
-    return latency(arm.net, data.ready(next(iter(data.loader("train"))))["image"], 1)
+def _latency(cfg: DictConfig, arm: FittedArm, data: SplitDataModule) -> Value:
+    return latency(arm.net, _example(cfg, data), 1)
 
 
-def _parameters(cfg: DictConfig, arm: FittedArm, data: KDDataModule) -> Value:
+def _parameters(cfg: DictConfig, arm: FittedArm, data: SplitDataModule) -> Value:
     return float(count_parameters(arm.net))
 
 
-def _flops(cfg: DictConfig, arm: FittedArm, data: KDDataModule) -> Value:
-    return float(flops(arm.net, data.ready(next(iter(data.loader("train"))))["image"]))
+def _flops(cfg: DictConfig, arm: FittedArm, data: SplitDataModule) -> Value:
+    return float(flops(arm.net, _example(cfg, data)))
 
 
-def _bytes(cfg: DictConfig, arm: FittedArm, data: KDDataModule) -> Value:
+def _example(cfg: DictConfig, data: SplitDataModule) -> Any:
+    """What the net is called with for a batch of training samples as they are."""
+    return instantiate(cfg.student.call).arguments(data.ready(next(iter(data.loader("train")))))
+
+
+def _bytes(cfg: DictConfig, arm: FittedArm, data: SplitDataModule) -> Value:
     return float((Path(arm.folder) / "student.safetensors").stat().st_size)
 
 
-OBJECTIVES: dict[str, Callable[[DictConfig, FittedArm, KDDataModule], Value]] = {
+OBJECTIVES: dict[str, Callable[[DictConfig, FittedArm, SplitDataModule], Value]] = {
     "validation": _validation,
     "latency": _latency,
     "parameters": _parameters,

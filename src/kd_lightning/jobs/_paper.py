@@ -13,37 +13,34 @@ import torch
 
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.roles import Role
-from kd_lightning.data.module import KDDataModule
-from kd_lightning.report.measure import classification_metrics
+from kd_lightning.data.base import SplitDataModule
+from kd_lightning.jobs._predictions import predict
+from kd_lightning.report.tasks import TASKS
 
 
 class BestOnTest(pl.Callback):
-    """Measures the student on test after every training epoch and remembers the epoch of the best top-1.
+    """Measures the student on test after every training epoch and remembers the epoch of the best score.
 
     Args:
         data: Prepared data.
     """
 
-    def __init__(self, data: KDDataModule) -> None:
+    def __init__(self, data: SplitDataModule) -> None:
         self.data = data
         self.best: dict[str, float] = {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure; the training does not notice: same modes, same random state."""
-        from kd_lightning.jobs._arm import predict_logits
-
         assert isinstance(pl_module, Distiller)
         role = pl_module.roles.by_name["student"]
         assert isinstance(role, Role)
         modes = {module: module.training for module in role.net.modules()}
         with torch.random.fork_rng(devices=[]):  # a loader draws a seed for its workers
-            found = predict_logits(
-                role.net, lambda _, batch: role(batch), self.data.loader("test", whole=True), self.data
-            )
+            found = predict(role.net, lambda _, batch: role(batch), "test", self.data)
         for module, mode in modes.items():
             module.training = mode
-        metrics = classification_metrics(found["logits"], found["target"], found["logits"].shape[1])
-        if not self.best or metrics["top1"] > self.best["top1"]:
+        metrics, score = found.metrics(self.data.task), TASKS[self.data.task].score
+        if not self.best or score.better(metrics[score.key] - self.best[score.key]):
             self.best = {**metrics, "epoch": float(trainer.current_epoch)}
 
     def state_dict(self) -> dict[str, Any]:

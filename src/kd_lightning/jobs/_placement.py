@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from kd_lightning.core.roles import Role
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.jobs._cache_live import LiveTeacher
 
 log = logging.getLogger("kd_lightning")
@@ -28,7 +28,7 @@ _DECIDED: dict[tuple[object, ...], torch.dtype | None] = {}
 
 
 def place_teacher(
-    cfg: DictConfig, data: KDDataModule, teacher: Role, student: Role, example: dict[str, Any], cached: bool
+    cfg: DictConfig, data: SplitDataModule, teacher: Role, student: Role, example: dict[str, Any], cached: bool
 ) -> None:
     """Measure the teacher's share of a step, say where it is best, and set its precision where a lower one is.
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from kd_lightning.jobs._cache_live import accelerator
+from kd_lightning.report.tasks import TASKS
 from kd_lightning.runs import digest, write_json
 
 log = logging.getLogger("kd_lightning")
@@ -84,11 +85,11 @@ def time_candidates(
         candidates += [(HALF, layout) for layout in layouts[-1:]]
     if len(candidates) == 1:
         return {candidates[0]: 0.0}
-    call = instantiate(cfg.student.call)
+    call, task = instantiate(cfg.student.call), cfg.data.get("task", "classification")
     batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in example.items()}
     with torch.random.fork_rng():
         # Twice round: what the first one pays for (memory, kernels) is nobody's fault.
-        rounds = [{c: _seconds(student, call, _few(batch), c, device) for c in candidates} for _ in range(2)]
+        rounds = [{c: _seconds(student, call, _few(batch), c, device, task) for c in candidates} for _ in range(2)]
     return {c: min(r[c] for r in rounds) for c in candidates}
 
 
@@ -103,7 +104,12 @@ def choose(times: Mapping[tuple[str, bool], float]) -> tuple[str, bool]:
 
 
 def _seconds(
-    student: nn.Module, call: Any, batch: Mapping[str, Any], candidate: tuple[str, bool], device: torch.device
+    student: nn.Module,
+    call: Any,
+    batch: Mapping[str, Any],
+    candidate: tuple[str, bool],
+    device: torch.device,
+    task: str,
 ) -> float:
     """Median seconds of forward and backward on a copy of the net."""
     precision, channels_last = candidate
@@ -117,7 +123,8 @@ def _seconds(
         started = time.perf_counter()
         net.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == HALF):
-            loss = call(net, batch)["logits"].float().square().mean()
+            output = call(net, batch)[TASKS[task].output]
+            loss = output.float().square().mean()
         loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

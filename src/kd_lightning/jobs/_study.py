@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import nn
 
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.jobs._arm import FittedArm, arm_identity
 from kd_lightning.jobs._assemble import build_data, needs_teacher
 from kd_lightning.jobs._check import check_targets
@@ -79,7 +79,7 @@ class Cell:
 class Study:
     """All that a process needs to work on a study."""
 
-    data: KDDataModule
+    data: SplitDataModule
     teacher: nn.Module
     teacher_arm: FittedArm | None
     cells: list[Cell]
@@ -144,7 +144,7 @@ def open_study(cfg: DictConfig, recipes: list[Recipe]) -> Study:
     return Study(data, teacher, teacher_arm, [_cell(cfg, r, s, data, teacher) for s in seeds for r in recipes])
 
 
-def _cell(cfg: DictConfig, recipe: Recipe, seed: int, data: KDDataModule, teacher: nn.Module) -> Cell:
+def _cell(cfg: DictConfig, recipe: Recipe, seed: int, data: SplitDataModule, teacher: nn.Module) -> Cell:
     own = copy.deepcopy(cfg)
     own.seed, own.seeds, own.method = seed, None, recipe.method
     taught = needs_teacher(own.method)

@@ -9,6 +9,7 @@ from kd_lightning.jobs._comparison import read_record
 from kd_lightning.jobs._study import Study
 from kd_lightning.report import format as fmt
 from kd_lightning.report.stats import summarise
+from kd_lightning.report.tasks import Score
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,50 +21,50 @@ WHICH = {
 }
 
 
-def study_numbers(study: Study) -> dict[str, Any]:
-    """Per arm, teacher first: the seeds, top-1 on test of each choice of weights, seconds and joules of each seed."""
+def study_numbers(study: Study, score: Score) -> dict[str, Any]:
+    """Per arm, teacher first: seeds, score on test of each choice of weights, seconds and joules of each seed."""
     rows: dict[str, Any] = {}
     if study.teacher_arm is not None:
-        rows["teacher"] = _row([study.teacher_arm.record], [str(study.teacher_arm.folder)])
+        rows["teacher"] = _row([study.teacher_arm.record], [str(study.teacher_arm.folder)], score)
     for name in dict.fromkeys(cell.arm for cell in study.cells):
         done = [cell for cell in study.cells if cell.arm == name and cell.done]
         if done:
-            rows[name] = _row([read_record(cell.folder) for cell in done], [str(cell.folder) for cell in done])
+            rows[name] = _row([read_record(cell.folder) for cell in done], [str(cell.folder) for cell in done], score)
     return rows
 
 
-def _row(records: Sequence[dict[str, Any]], folders: list[str]) -> dict[str, Any]:
-    top1 = {
-        which: [record["test"][which]["top1"] for record in records]
+def _row(records: Sequence[dict[str, Any]], folders: list[str], score: Score) -> dict[str, Any]:
+    scores = {
+        which: [record["test"][which][score.key] for record in records]
         for which in WHICH
-        if all(which in record["test"] for record in records)
+        if all(score.key in record["test"].get(which, {}) for record in records)
     }
     return {
         "seeds": [record["seed"] for record in records],
         "cells": folders,
         "epochs": [record["epochs"] for record in records],
         "validation": [next(iter(record["validation"].values())) for record in records],
-        "test_top1": top1,
+        "test": scores,
         "train_seconds": [record["train_seconds"] for record in records],
         "energy_joules": [record.get("energy_joules") for record in records],
     }
 
 
-def study_table(rows: dict[str, Any]) -> Table:
+def study_table(rows: dict[str, Any], score: Score) -> Table:
     """For rich: one row per arm."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = [which for which in WHICH if any(which in row["test_top1"] for row in rows.values())]
-    table = Table(title="Top-1 on test by choice of weights (%), and what a training cost", title_style="bold")
+    shown = [which for which in WHICH if any(which in row["test"] for row in rows.values())]
+    table = Table(title=f"Test {score.label} by choice of weights, and what a training cost", title_style="bold")
     table.title_justify, table.box, table.pad_edge = "left", box.SIMPLE_HEAD, False
     table.add_column("Arm", overflow="fold")
     for title in [*(WHICH[which] for which in shown), "Epochs", "Time", "Energy"]:
         table.add_column(title, justify="right", overflow="fold")
     for name, row in rows.items():
-        scores = [row["test_top1"].get(which) for which in shown]
-        cells = [fmt.with_sd(summarise(values)) if values else fmt.DASH for values in scores]
+        scores = [row["test"].get(which) for which in shown]
+        cells = [fmt.with_sd(summarise(v) if v else None, score.scale, score.digits + 1) for v in scores]
         epochs = f"{sum(row['epochs']) / len(row['epochs']):.4g}"
         seconds = sum(row["train_seconds"]) / len(row["train_seconds"])
         table.add_row(*map(Text, [name, *cells, epochs, fmt.seconds(seconds), _energy(row)]))
@@ -77,7 +78,7 @@ def _energy(row: dict[str, Any]) -> str:
 
 def protocol_sentence(rows: dict[str, Any]) -> str | None:
     """What the optimistic column is worth, where there is one."""
-    if not any("best_on_test" in row["test_top1"] for row in rows.values()):
+    if not any("best_on_test" in row["test"] for row in rows.values()):
         return None
     return (
         "Best on test (paper protocol): the epoch was chosen on the test split itself, as in much of the literature."
@@ -94,15 +95,15 @@ def cost_sentence(rows: dict[str, Any]) -> str:
     return f"Cost: {count} students {fmt.seconds(students)} in all, {teacher}."
 
 
-def teacher_check(rows: dict[str, Any], teacher_top1: float, alone: str) -> str | None:
+def teacher_check(rows: dict[str, Any], teacher: float, alone: str, score: Score) -> str | None:
     """A warning where the teacher is not better than the student alone: there is little to learn from it."""
-    if alone not in rows:
+    values = rows.get(alone, {}).get("test", {}).get("best")
+    if not values:
         return None
-    values = rows[alone]["test_top1"]["best"]
     mean = sum(values) / len(values)
-    if teacher_top1 > mean:
+    if score.better(teacher - mean):
         return None
     return (
-        f"The teacher ({100 * teacher_top1:.1f} %) is not better than the student alone ({100 * mean:.1f} %): a gain"
+        f"The teacher ({score.value(teacher)}) is not better than the student alone ({score.value(mean)}): a gain"
         " from it is not to be expected. Train it longer, or take a larger one."
     )

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.jobs._arm import FittedArm, arm_identity, fit_arm
 from kd_lightning.jobs._assemble import build_net
 from kd_lightning.jobs._lock import exclusive
@@ -34,7 +34,7 @@ def teacher_cfg(cfg: DictConfig) -> DictConfig:
     return merged
 
 
-def obtain_teacher(cfg: DictConfig, data: KDDataModule) -> tuple[nn.Module, FittedArm | None]:
+def obtain_teacher(cfg: DictConfig, data: SplitDataModule) -> tuple[nn.Module, FittedArm | None]:
     """The teacher's net in eval mode, and its arm where it was trained here or before.
 
     Args:
@@ -56,6 +56,6 @@ def obtain_teacher(cfg: DictConfig, data: KDDataModule) -> tuple[nn.Module, Fitt
     return arm.net, arm
 
 
-def teacher_folder(own: DictConfig, data: KDDataModule) -> Path:
+def teacher_folder(own: DictConfig, data: SplitDataModule) -> Path:
     """Where the teacher of such a configuration (see ``teacher_cfg``) lies, or will lie, in the store."""
     return Path(own.teacher.store) / f"{own.teacher.name}-{arm_identity(own, data, None)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -25,7 +26,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     arms = []
     for one in found:
         loaded = load_run(one.folders[0])
-        arms.append(build_arm(one.name, one.kind, one.folders, cost_of(loaded.net, data, loaded.folder, cfg)))
+        cost = cost_of(loaded.net, instantiate(loaded.cfg.student.call), data, loaded.folder, cfg)
+        arms.append(build_arm(one.name, one.kind, one.folders, cost))
     pairs = [(one.name, base.name) for one in found if (base := _alone(one, found)) is not None]
     reference = next((one.name for one in found if one.control), None)
     show(build_comparison(arms, data, cfg, reference, pairs), folder, cfg)

@@ -6,10 +6,11 @@ import copy
 import logging
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.jobs._arm import FittedArm, fit_arm
 from kd_lightning.jobs._assemble import build_data
 from kd_lightning.jobs._check import check_targets
@@ -77,7 +78,7 @@ def _validation(arm: FittedArm, cfg: DictConfig) -> float:
 def _compare(
     cfg: DictConfig,
     folder: Path,
-    data: KDDataModule,
+    data: SplitDataModule,
     fitted: dict[str, list[FittedArm]],
     teacher: tuple[nn.Module, FittedArm | None],
 ) -> Comparison:
@@ -85,6 +86,6 @@ def _compare(
     log.info("Comparing on the test split ...")
     arms = [build_teacher_arm(cfg, folder, data, *teacher)]
     for name, group in fitted.items():
-        cost = cost_of(group[0].net, data, group[0].folder, cfg)
+        cost = cost_of(group[0].net, instantiate(cfg.student.call), data, group[0].folder, cfg)
         arms.append(build_arm(name, group[0].record["kind"], [a.folder for a in group], cost))
     return build_comparison(arms, data, cfg, ALONE if ALONE in fitted else None, teacher=teacher[0])

@@ -1,4 +1,4 @@
-"""``job=predict run=<folder> inputs=[<files, folders or ->]``: what the exported student says of pictures."""
+"""``job=predict run=<folder> inputs=[<files, folders or ->]``: what the exported student says of pictures or texts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """
     output = None if cfg.predict.output is None else _output(cfg.predict.output)
     student = ExportedStudent(required_run(cfg), cfg.predict.backend, setting="predict.backend")
-    answers = predict(student, list(cfg.inputs), cfg.predict.top, cfg.predict.batch_size)
+    options = (list(cfg.inputs), cfg.predict.top, cfg.predict.batch_size)
+    if student.takes_text:
+        answers = predict_texts(student, *options, cfg.predict.new_tokens)
+    else:
+        answers = predict(student, *options)
     _show(answers)
     if output is not None:
         write_answers(answers, output)
@@ -42,7 +46,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     failed = [answer for answer in answers if "error" in answer]
     if failed:
         listed = "; ".join(answer["error"] for answer in failed[:3]) + ("; ..." if len(failed) > 3 else "")
-        raise ValueError(f"{len(failed)} of {len(answers)} pictures could not be read: {listed}")
+        what = "texts could not be answered" if student.takes_text else "pictures could not be read"
+        raise ValueError(f"{len(failed)} of {len(answers)} {what}: {listed}")
 
 
 def predict(student: ExportedStudent, inputs: list[str], top: int = 3, batch_size: int = 64) -> list[dict[str, Any]]:
@@ -70,6 +75,64 @@ def predict(student: ExportedStudent, inputs: list[str], top: int = 3, batch_siz
     for start in range(0, len(files), batch_size):
         answers.extend(_answer(student, files[start : start + batch_size], top))
     return answers
+
+
+def predict_texts(
+    student: ExportedStudent, inputs: list[str], top: int = 3, batch_size: int = 64, new_tokens: int = 40
+) -> list[dict[str, Any]]:
+    """Answers for texts, in order.
+
+    Args:
+        student: From its export folder.
+        inputs: Sentences; .txt files with a text a line; .csv and .jsonl files with a column ``text``; ``-`` for texts
+            on standard input, one a line.
+        top: How many classes an answer names.
+        batch_size: Texts that go through the student at once.
+        new_tokens: Most tokens that a language model adds.
+
+    Returns:
+        For each text ``text`` and what ``ExportedStudent.answer`` gives.
+
+    Raises:
+        ValueError: No inputs, or a table without the column ``text``.
+    """
+    if batch_size < 1:
+        raise ValueError(f"predict.batch_size must be at least 1, not {batch_size}.")
+    texts = [text for given in inputs for text in _texts(given)]
+    if not texts:
+        raise ValueError(
+            "job=predict needs texts: inputs=['a sentence'], inputs=[texts.txt], inputs=[table.csv] with a column text,"
+            " or inputs=[-] for lines on standard input."
+        )
+    answers: list[dict[str, Any]] = []
+    for start in range(0, len(texts), batch_size):
+        some = texts[start : start + batch_size]
+        answers += [{"text": t, **a} for t, a in zip(some, student.answer(some, top, new_tokens), strict=True)]
+    return [{**a, "error": f"{a['text'][:60]!r}: {a['error']}"} if "error" in a else a for a in answers]
+
+
+def _texts(given: str) -> Iterator[str]:
+    """The texts that an input means."""
+    path = Path(given)
+    if given == STDIN:
+        yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+    elif path.suffix in (".csv", ".jsonl", ".txt") and not path.is_file():
+        raise FileNotFoundError(f"inputs: {given} does not exist.")
+    elif path.suffix == ".csv":
+        with path.open(newline="") as handle:
+            yield from (_column(row, given) for row in csv.DictReader(handle))
+    elif path.suffix == ".jsonl":
+        yield from (_column(json.loads(line), given) for line in path.read_text().splitlines() if line.strip())
+    elif path.suffix == ".txt":
+        yield from (line for line in path.read_text().splitlines() if line.strip())
+    else:
+        yield given
+
+
+def _column(row: dict[str, Any], file: str) -> str:
+    if not isinstance(row.get("text"), str):
+        raise ValueError(f"{file} has no column 'text'; there are {', '.join(map(str, row))}.")
+    return str(row["text"])
 
 
 def _answer(student: ExportedStudent, files: list[Path], top: int) -> list[dict[str, Any]]:
@@ -116,17 +179,35 @@ def _paths(inputs: list[str]) -> Iterator[Path]:
 
 def _show(answers: list[dict[str, Any]]) -> None:
     """A table of the first answers."""
-    table = Table("file", "class", "probability", "next")
+    first_column = "text" if answers and "text" in answers[0] else "file"
+    classes = any("classes" in answer for answer in answers) or first_column == "file"
+    table = Table(first_column, "class", "probability", "next") if classes else Table(first_column, "answer")
     for answer in answers[:SHOWN]:
+        name = escape(answer[first_column])
         if "error" in answer:
-            table.add_row(escape(answer["file"]), "[red]not read[/red]", "", "")
+            table.add_row(name, "[red]no answer[/red]" if first_column == "text" else "[red]not read[/red]")
+            continue
+        if "classes" not in answer:
+            table.add_row(name, escape(_in_words(answer)))
             continue
         first, *others = answer["classes"]
         following = ", ".join(f"{c['class']} {c['probability']:.3f}" for c in others)
-        table.add_row(escape(answer["file"]), escape(first["class"]), f"{first['probability']:.3f}", escape(following))
+        table.add_row(name, escape(first["class"]), f"{first['probability']:.3f}", escape(following))
     Console().print(table)
     if len(answers) > SHOWN:
         Console().print(f"... and {len(answers) - SHOWN} more (predict.output=answers.csv writes them all)")
+
+
+def _in_words(answer: dict[str, Any]) -> str:
+    """An answer that is no class, in one cell."""
+    if "value" in answer:
+        return f"{answer['value']:.4g}"
+    if "continuation" in answer:
+        return str(answer["continuation"])
+    if "tokens" in answer:
+        return " ".join(f"{token}/{label}" for token, label in answer["tokens"])
+    vector = answer["embedding"]
+    return "[" + ", ".join(f"{x:.3f}" for x in vector[:4]) + f", ...] ({len(vector)} numbers)"
 
 
 def _output(path: str) -> Path:
@@ -137,12 +218,15 @@ def _output(path: str) -> Path:
 
 
 def write_answers(answers: list[dict[str, Any]], path: Path) -> None:
-    """Write answers as .csv (file, class, probability, error) or .jsonl (everything)."""
+    """Write answers as .csv (file or text, the best class or what else was said, error) or .jsonl (everything)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
         return
     with path.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, ["file", "class", "probability", "error"], extrasaction="ignore")
+        said = [key for key in ("value", "continuation", "tokens", "embedding") if any(key in a for a in answers)]
+        first = "text" if answers and "text" in answers[0] else "file"
+        columns = [first, *(said or ["class", "probability"]), "error"]
+        writer = csv.DictWriter(handle, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**answer, **answer.get("classes", [{}])[0]} for answer in answers)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from kd_lightning.deploy.formats import FORMATS, Runner
+from kd_lightning.deploy.inputs import Inputs
 from kd_lightning.deploy.student import RECORD, exported_file, read_preprocessing
 from kd_lightning.jobs._load import load_run, required_run
 
@@ -114,12 +115,13 @@ def given_teacher(config: Path) -> Runner:
 
 
 def _called(net: torch.nn.Module, call: DictConfig) -> Runner:
-    """Images to logits, in PyTorch."""
+    """Inputs to logits, in PyTorch."""
     called = instantiate(call)
 
-    def run(image: Tensor) -> Tensor:
+    def run(inputs: Inputs) -> Tensor:
+        batch = {"image": inputs} if isinstance(inputs, Tensor) else inputs
         with torch.no_grad():
-            logits: Tensor = called(net, {"image": image})["logits"]
+            logits: Tensor = called(net, batch)["logits"]
         return logits
 
     return run

@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -87,12 +88,13 @@ def _conclude(cfg: DictConfig, folder: Path, study: Study, recipes: list[Recipe]
         chosen = max(judged[best], key=lambda cell: sign * (_validation(cell) or 0.0))
         write_status(folder, student=os.path.relpath(chosen.folder, folder))
     show(comparison, folder, cfg)
-    rows = study_numbers(study)
+    rows = study_numbers(study, comparison.score)
     console = Console()
-    console.print(study_table(rows))
+    console.print(study_table(rows, comparison.score))
     console.print(cost_sentence(rows), highlight=False, markup=False)
     teacher = comparison.teacher
-    warning = None if teacher is None else teacher_check(rows, teacher.metrics_mean("top1"), ALONE)
+    score = comparison.score
+    warning = None if teacher is None else teacher_check(rows, teacher.metrics_mean(score.key), ALONE, score)
     for text in (protocol_sentence(rows), warning):
         if text is not None:
             console.print(text, style="yellow", highlight=False, markup=False)
@@ -109,9 +111,8 @@ def _compare(
     for name, cells in done.items():
         loaded = load_run(cells[0].folder)
         kind = "distilled" if cells[0].taught else "alone"
-        arms.append(
-            build_arm(name, kind, [c.folder for c in cells], cost_of(loaded.net, study.data, loaded.folder, cfg))
-        )
+        cost = cost_of(loaded.net, instantiate(loaded.cfg.student.call), study.data, loaded.folder, cfg)
+        arms.append(build_arm(name, kind, [c.folder for c in cells], cost))
     reference = ALONE if ALONE in done else None
     pairs = [(name, ALONE) for name in done if name != ALONE and reference]
     plain = next((r.name for r in recipes if r.method.name == PLAIN_KD and r.name in done), None)

@@ -123,9 +123,9 @@ def embedding_agreement(student: Tensor, teacher: Tensor, pairs: int = 20_000) -
 
 def _ranks(values: Tensor) -> Tensor:
     """Ranks with ties at their mean, (N,) double."""
-    _, place, count = values.unique(return_inverse=True, return_counts=True)
-    last = count.cumsum(0).double()
-    return (last - (count.double() - 1) / 2)[place]
+    _, place, count = torch.unique(values, return_inverse=True, return_counts=True)
+    ranks: Tensor = count.cumsum(0).double()[place] - (count[place].double() - 1) / 2
+    return ranks
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:

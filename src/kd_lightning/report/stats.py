@@ -196,8 +196,8 @@ def _no_spread(mean: float, seeds: str, name: str, reference: str, mcnemar: McNe
     if abs(mean) < NO_SPREAD:
         return f"No difference: {name} and {reference} have the same score on each of {seeds}." + _samples(mcnemar)
     return (
-        f"Cannot tell: {name} is {score.gap(mean)} {score.gap_unit} from {reference} on each of {seeds}; without any spread "
-        "between the seeds a t-test is not defined." + _samples(mcnemar)
+        f"Cannot tell: {name} is {score.gap(mean)} {score.gap_unit} from {reference} on each of {seeds}; without any "
+        "spread between the seeds a t-test is not defined." + _samples(mcnemar)
     )
 
 

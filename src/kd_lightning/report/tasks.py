@@ -82,6 +82,7 @@ class Task:
         classes: Whether answers are one of a few classes: then there are accuracies by class, mistakes, and samples
             won and lost.
         confidence: Whether outputs are logits whose softmax says how sure the network is.
+        output: The signal that is the answer.
     """
 
     score: Score
@@ -89,6 +90,7 @@ class Task:
     agreement: Callable[[Tensor, Tensor], dict[str, float]]
     classes: bool = False
     confidence: bool = False
+    output: str = "logits"
 
 
 def _of_classes(run: Run) -> dict[str, float]:
@@ -109,5 +111,5 @@ TASKS: dict[str, Task] = {
     "causal_lm": Task(TOKEN_NLL, _of_tokens, measure.agreement, confidence=True),
     "masked_lm": Task(TOKEN_NLL, _of_tokens, measure.agreement, confidence=True),
     "regression": Task(SPEARMAN, _of_values, measure.value_agreement),
-    "embedding": Task(COSINE, lambda run: {}, measure.embedding_agreement),
+    "embedding": Task(COSINE, lambda run: {}, measure.embedding_agreement, output="sentence_embedding"),
 }

@@ -1,0 +1,76 @@
+"""What a deployed student takes: a tensor of images, or the named tensors of a tokenised text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Inputs = Tensor | dict[str, Tensor]
+"""``image`` (B, C, H, W) normalised float32; or by name ``input_ids``, ``attention_mask`` ..., each (B, T) int64."""
+
+
+class TextNet(nn.Module):
+    """A net and its call as a function of tensors in a fixed order: what can be exported.
+
+    Args:
+        net: The student.
+        call: How a batch goes through it.
+        names: Names of the tensors, in order.
+        output: The signal that is the answer.
+    """
+
+    def __init__(self, net: nn.Module, call: Any, names: tuple[str, ...], output: str) -> None:
+        super().__init__()
+        self.net, self.call, self.names, self.output = net, call, names, output
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The answer: logits (B, C) or (B, T, V), values (B, 1) or embeddings (B, D)."""
+        answer: Tensor = self.call(self.net, dict(zip(self.names, tensors, strict=True)))[self.output]
+        return answer
+
+
+def names_of(inputs: Inputs) -> list[str]:
+    """Names of the tensors, in order."""
+    return ["image"] if isinstance(inputs, Tensor) else list(inputs)
+
+
+def tensors_of(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The tensors, in order."""
+    return (inputs.contiguous(),) if isinstance(inputs, Tensor) else tuple(t.contiguous() for t in inputs.values())
+
+
+def size_of(inputs: Inputs) -> int:
+    """Number of samples."""
+    return len(tensors_of(inputs)[0])
+
+
+def part(inputs: Inputs, start: int, end: int) -> Inputs:
+    """The samples from ``start`` to ``end``."""
+    if isinstance(inputs, Tensor):
+        return inputs[start:end].contiguous()
+    return {name: tensor[start:end].contiguous() for name, tensor in inputs.items()}
+
+
+def parts(inputs: Inputs, size: int) -> Iterator[Inputs]:
+    """So many samples at a time."""
+    return (part(inputs, start, start + size) for start in range(0, size_of(inputs), size))
+
+
+def dynamic_shapes(inputs: Inputs) -> tuple[Any, ...]:
+    """For ``torch.export``: any number of samples; of texts, any length too."""
+    dynamic = torch.export.Dim.DYNAMIC
+    if isinstance(inputs, Tensor):
+        return ({0: dynamic},)
+    # Under one name, since they are one variadic argument of TextNet.
+    return (tuple({0: dynamic, 1: dynamic} for _ in inputs),)
+
+
+def bytes_of(path: Path) -> int:
+    """Size of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size
