@@ -18,6 +18,10 @@ FILES = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
 def build(name, **overrides):
     path = next(file for file in FILES if file.stem == name)
     config = OmegaConf.create({"seed": 5, "teacher": {"views": 3}, "data": OmegaConf.load(path)})
+    if OmegaConf.is_missing(config.data.source, "files"):
+        config.data.source.files = "some.csv"
+    if OmegaConf.is_missing(config.data.source, "name"):
+        config.data.source.name = "some/name"
     for key, value in overrides.items():
         OmegaConf.update(config.data, key.replace("__", "."), value, force_add=False)
     return instantiate(config.data)

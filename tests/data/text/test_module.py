@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_refused(tmp_path, options, message):
 def test_regression_of_words_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a label is 'good'"):
         module(Given(["a", "b"], label=["good", "bad"]), tmp_path, task="regression").prepare()
-    with pytest.raises(ValueError, match="set data.task=regression"):
+    with pytest.raises(ValueError, match=r"set data\.task=regression"):
         module(Given(["a", "b"], label=[0.3, 1.5]), tmp_path).prepare()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kd_lightning.data.arrays import fingerprint
+from kd_lightning.packages import resolve_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -118,7 +119,7 @@ class Pretrained:
     """The tokenizer of a checkpoint.
 
     Args:
-        name: Name on the Hugging Face hub, or a local folder.
+        name: Name on the Hugging Face hub, a local folder, or ``package:<package>/<folder>``.
         revision: Version on the hub.
         options: More arguments of ``AutoTokenizer.from_pretrained``.
     """
@@ -135,13 +136,15 @@ class Pretrained:
         """
         from transformers import AutoTokenizer
 
+        name = resolve_name(self.name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.name, revision=self.revision or "main", **self.options)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=self.revision or "main", **self.options)
         except (OSError, ValueError, KeyError) as error:
-            where = "this folder" if Path(self.name).is_dir() else "the Hugging Face hub (or this machine is offline)"
+            where = "this folder" if Path(name).is_dir() else "the Hugging Face hub (or this machine is offline)"
             raise FileNotFoundError(
                 f"data.tokenizer.name={self.name}: no tokenizer in {where}. Give a local folder that holds"
-                f" tokenizer.json, or take data/tokenizer bytes or bpe, which need no hub. ({_first_line(error)})"
+                " tokenizer.json, or one that needs no hub: data.tokenizer._target_=kd_lightning.data.text.tokenizers."
+                f"Bytes (and no name). ({_first_line(error)})"
             ) from error
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"data.tokenizer.name={self.name} is not a fast tokenizer; convert it to tokenizer.json.")

@@ -1,0 +1,100 @@
+"""Data sets of the Hugging Face hub, or in a local folder that `datasets` knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kd_lightning.data.text.sources._columns import Columns, check_splits
+from kd_lightning.data.text.texts import Texts
+
+
+class HubText:
+    """A data set by name.
+
+    Args:
+        name: Name on the hub, a folder with data files, or one written by ``save_to_disk``.
+        config: Its configuration, such as ``sst2`` of GLUE.
+        splits: Which of its splits are train, validation and test; a null leaves one to be split off here. None: those
+            of these names, as far as they are there.
+        revision: Version on the hub.
+        class_names: Names of the classes; None for those that the data set itself gives.
+        columns: ``text``, ``pair``, ``label``, ``words``, ``tags``, ``prompt``: names of columns, see
+            :class:`Columns`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: str | None = None,
+        splits: Mapping[str, str | None] | None = None,
+        revision: str | None = None,
+        class_names: Sequence[str] | None = None,
+        **columns: str | None,
+    ) -> None:
+        self.name, self.config, self.splits, self.revision = name, config, splits, revision
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.columns = Columns(**columns)
+
+    def load(self) -> Texts:
+        """Read the data set, downloading it the first time.
+
+        Raises:
+            FileNotFoundError: It is not there, or there is no hub.
+            ValueError: It has not the configuration, the splits or the columns.
+        """
+        from datasets import concatenate_datasets
+
+        found = self._read()
+        wanted = self._wanted(list(found))
+        parts = {split: found[name] for split, name in wanted.items()}
+        for split, part in parts.items():
+            self.columns.check(part.column_names, f"{self.name} ({wanted[split]})")
+        used = sorted(set(self.columns.named.values()))
+        whole = concatenate_datasets([part.select_columns(used) for part in parts.values()])
+        names = self.class_names or _class_names(whole.features, self.columns)
+        sizes = {split: len(part) for split, part in parts.items()}
+        table = {name: whole[name] for name in used}
+        return self.columns.texts(table, sizes, self.name, class_names=names)
+
+    def _read(self) -> Mapping[str, Any]:
+        from datasets import Dataset, load_dataset, load_from_disk
+
+        folder = Path(self.name)
+        saved = any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
+        try:
+            options = {} if saved else {"name": self.config, "revision": self.revision}
+            found: Any = (load_from_disk if saved else load_dataset)(self.name, **options)
+        except (OSError, ConnectionError) as error:  # DatasetNotFoundError is a FileNotFoundError
+            raise FileNotFoundError(
+                f"data.source.name={self.name}: no such data set on this machine, and none was got from the Hugging"
+                " Face hub. Check the name and the connection (HF_HUB_OFFLINE forbids it; private ones need"
+                f" `hf auth login`), or use local files: data=text_files. ({str(error).splitlines()[0]})"
+            ) from error
+        except ValueError as error:  # no such configuration, or one must be named
+            raise ValueError(f"data.source.name={self.name}, data.source.config={self.config}: {error}") from error
+        return {"train": found} if isinstance(found, Dataset) else found
+
+    def _wanted(self, found: list[str]) -> dict[str, str]:
+        """Which of the splits is what."""
+        wanted: dict[str, str] = {}
+        if self.splits is None:
+            wanted = {name: name for name in ("train", "validation", "test") if name in found}
+            wanted = wanted or {"train": found[0]}
+        else:
+            wanted = {split: name for split, name in self.splits.items() if name is not None}
+        check_splits(wanted)
+        if missing := [name for name in wanted.values() if name not in found]:
+            raise ValueError(
+                f"{self.name} has no split '{missing[0]}'; it has {', '.join(found)}. Set data.source.splits."
+            )
+        return wanted
+
+
+def _class_names(features: Mapping[str, Any], columns: Columns) -> tuple[str, ...] | None:
+    """Names that the data set gives to its labels or tags."""
+    feature = features.get(columns.tags or columns.label or "")
+    feature = getattr(feature, "feature", feature)
+    names = getattr(feature, "names", None)
+    return None if names is None else tuple(names)
