@@ -107,6 +107,11 @@ class SplitDataModule(LightningDataModule):
     def one_view(self) -> bool:
         """Whether a sample looks the same in every view."""
 
+    @property
+    @abstractmethod
+    def view_key(self) -> Any:
+        """What decides how a sample looks in a view, as a JSON value; None where all views are alike."""
+
     @abstractmethod
     def preprocessing(self) -> dict[str, Any]:
         """What a raw input goes through, as JSON values, for deployment."""

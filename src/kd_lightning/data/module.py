@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -145,6 +146,12 @@ class KDDataModule(SplitDataModule):
     def one_view(self) -> bool:
         """Whether a sample looks the same in every view."""
         return not self.weak.ops
+
+    @property
+    def view_key(self) -> Any:
+        """The operations and their seed."""
+        ops = [repr(op) if dataclasses.is_dataclass(op) else type(op).__qualname__ for op in self.weak.ops]
+        return [ops, self.weak.seed] if ops else None
 
     def read(self, split: str, index: Tensor) -> Tensor:
         """Raw inputs of a split by ``index``, (n, C, H, W) uint8 or (n, D) float32."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.jobs._cache_live import CacheError
 from kd_lightning.jobs._cache_plan import Plan, batches_per_epoch, make_plan, planned_epochs
 from kd_lightning.teachers.cached import CachedRole
@@ -33,7 +33,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 
 def stored_teacher(
     cfg: DictConfig,
-    data: KDDataModule,
+    data: SplitDataModule,
     role: Role,
     teacher: nn.Module,
     references: Iterable[Reference],
@@ -78,7 +78,7 @@ def stored_teacher(
     return CachedRole(role, plan.signals), {**example, **stored}
 
 
-def _rows_to_read(cfg: DictConfig, data: KDDataModule, trainings: int) -> int:
+def _rows_to_read(cfg: DictConfig, data: SplitDataModule, trainings: int) -> int:
     """Rows that the trainings of this command will ask for."""
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         trainings *= 2  # at least: the other jobs of the sweep

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from kd_lightning.core.roles import Role
 from kd_lightning.data.arrays import fingerprint
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 
 # Raised when the layout or the meaning of what is stored changes.
 VERSION = 1
@@ -48,7 +47,7 @@ class LiveTeacher:
         CacheError: A precision under which nothing is stored.
     """
 
-    def __init__(self, cfg: DictConfig, data: KDDataModule, role: Role, names: dict[str, str]) -> None:
+    def __init__(self, cfg: DictConfig, data: SplitDataModule, role: Role, names: dict[str, str]) -> None:
         if str(cfg.trainer.precision) not in _AUTOCAST:
             raise CacheError(
                 f"trainer.precision={cfg.trainer.precision} converts the teacher itself, and what it gives then is not"
@@ -74,7 +73,7 @@ class LiveTeacher:
 
     def run(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Signals on a batch that is ready and on the device."""
-        if self.channels_last and batch["image"].dim() == 4:
+        if self.channels_last and "image" in batch and batch["image"].dim() == 4:
             self.role.net.to(memory_format=torch.channels_last)
             batch = {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
         with self.precision():
@@ -97,7 +96,7 @@ def accelerator(cfg: DictConfig) -> torch.device:
     return torch.device("cpu")
 
 
-def facts(cfg: DictConfig, data: KDDataModule, live: LiveTeacher, teacher: nn.Module) -> dict[str, Any]:
+def facts(cfg: DictConfig, data: SplitDataModule, live: LiveTeacher, teacher: nn.Module) -> dict[str, Any]:
     """All that decides the numbers, as JSON values: the key of a store is their hash.
 
     The student, its seed, its method and the order of the samples are not among them, so that all share one store.
@@ -105,7 +104,6 @@ def facts(cfg: DictConfig, data: KDDataModule, live: LiveTeacher, teacher: nn.Mo
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     weights = [part for name, value in sorted(teacher.state_dict().items()) for part in (name, _hashable(value))]
     preprocessing = {key: value for key, value in data.preprocessing().items() if key != "class_names"}
-    ops = [repr(op) if dataclasses.is_dataclass(op) else type(op).__qualname__ for op in data.weak.ops]
     return {
         "version": VERSION,
         "weights": fingerprint(*weights),
@@ -116,8 +114,7 @@ def facts(cfg: DictConfig, data: KDDataModule, live: LiveTeacher, teacher: nn.Mo
         "dtype": cfg.teacher.cache_dtype,
         "preprocessing": preprocessing,
         "split": data.split.fingerprint,
-        "augmentation": [ops, plain["data"].get("augment")],
-        "augmentation_seed": data.weak.seed if ops else None,
+        "views": [data.view_key, plain["data"].get("augment")],
     }
 
 

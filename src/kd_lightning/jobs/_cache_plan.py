@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.jobs._cache_live import CacheError, LiveTeacher, facts
 from kd_lightning.teachers.fill import NotStorableError, as_stored, fill
 from kd_lightning.teachers.store import Place, Signal, Store
@@ -124,7 +124,7 @@ class Plan:
 
 def make_plan(
     cfg: DictConfig,
-    data: KDDataModule,
+    data: SplitDataModule,
     role: Role,
     teacher: nn.Module,
     asked: Sequence[Reference],
@@ -149,18 +149,19 @@ def make_plan(
     names = list(dict.fromkeys(name for place in found for name in ([place] if isinstance(place, str) else place)))
     topk = cfg.teacher.topk
     live = LiveTeacher(cfg, data, role, {name: f"{name}@{topk}" if name in TOPK else name for name in names})
-    raw = {"image": example["raw"], **{key: example[key] for key in ("target", "index", "view")}}
+    raw = {"image" if key == "raw" else key: value for key, value in example.items() if key != "image"}
     with live:
         values = live(raw)
+    _check_lengths(data, values)
     signals = {n: _signal(n, s, values[s], len(raw["index"]), cfg.teacher.cache_dtype) for n, s in live.names.items()}
-    one_view = not data.weak.ops
+    one_view = data.one_view
     epochs = planned_epochs(cfg, batches_per_epoch(cfg, data))
     views = 1 if one_view else min(epochs, data.num_views or epochs)
     store = Store(cfg.teacher.cache_dir, facts(cfg, data, live, teacher), data.num_samples)
     return Plan(store, signals, max(1, views), one_view, raw, values, live, data.eval_batch_size)
 
 
-def _check(cfg: DictConfig, data: KDDataModule, asked: Sequence[Reference]) -> None:
+def _check(cfg: DictConfig, data: SplitDataModule, asked: Sequence[Reference]) -> None:
     """Refuse what cannot be stored."""
     if cfg.method.rollout is not None:
         name = str(cfg.method.rollout._target_).rpartition(".")[2]
@@ -175,6 +176,30 @@ def _check(cfg: DictConfig, data: KDDataModule, asked: Sequence[Reference]) -> N
             f"the method {cfg.method.name} asks for all teacher.logits, but teacher.topk={cfg.teacher.topk} keeps"
             f" {cfg.teacher.topk} of {classes}",
             "Set teacher.topk=null, or take a method for the top k (sparse_kl).",
+        )
+
+
+def _check_lengths(data: SplitDataModule, values: Mapping[str, Any]) -> None:
+    """Refuse signals of tokens, (B, T, ...), where T differs from batch to batch."""
+    tokens = [name for name, value in values.items() if isinstance(value, Tensor) and value.dim() > 2]
+    if getattr(data, "pad", "max") == "longest" and tokens:
+        raise CacheError(
+            f"teacher.{tokens[0]} is as long as the longest text of a batch, and rows of a store have one length",
+            "Set data.pad=max, or teacher.cache=off.",
+        )
+
+
+def _check_lengths(data: SplitDataModule, batch: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse rows of tokens where every batch has another length."""
+    if getattr(data, "pad", "max") == "max":
+        return
+    tokens = batch["input_ids"].shape[1]
+    long = [name for name, v in values.items() if isinstance(v, Tensor) and v.dim() > 1 and v.shape[1] == tokens]
+    if long:
+        raise CacheError(
+            f"{', '.join(long)} of the teacher has a row for every token, and batches are padded to their longest text"
+            " (data.pad=longest)",
+            "Set data.pad=max, or teacher.cache=off.",
         )
 
 
@@ -194,7 +219,7 @@ def _signal(name: str, stored: str, value: Any, batch: int, dtype: str) -> Signa
     return signal
 
 
-def batches_per_epoch(cfg: DictConfig, data: KDDataModule) -> int:
+def batches_per_epoch(cfg: DictConfig, data: SplitDataModule) -> int:
     """Batches of an epoch over all processes, as far as the trainer goes."""
     batches = len(data.loader("train", train=True))
     limit = 1 if cfg.trainer.fast_dev_run else cfg.trainer.limit_train_batches

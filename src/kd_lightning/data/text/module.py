@@ -238,6 +238,11 @@ class TextDataModule(SplitDataModule):
         """Whether a sample looks the same in every view; masked language models see new masks."""
         return self.task != "masked_lm"
 
+    @property
+    def view_key(self) -> Any:
+        """Share and seed of the masks."""
+        return None if self.one_view else [self.mask_probability, self.seed]
+
     def targets(self, split: str = "train") -> Tensor:
         """Targets of a split by ``index``: (n,) int64 or float32; of token_classification (n, T) int64.
 
