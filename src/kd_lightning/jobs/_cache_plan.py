@@ -189,20 +189,6 @@ def _check_lengths(data: SplitDataModule, values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_lengths(data: SplitDataModule, batch: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Refuse rows of tokens where every batch has another length."""
-    if getattr(data, "pad", "max") == "max":
-        return
-    tokens = batch["input_ids"].shape[1]
-    long = [name for name, v in values.items() if isinstance(v, Tensor) and v.dim() > 1 and v.shape[1] == tokens]
-    if long:
-        raise CacheError(
-            f"{', '.join(long)} of the teacher has a row for every token, and batches are padded to their longest text"
-            " (data.pad=longest)",
-            "Set data.pad=max, or teacher.cache=off.",
-        )
-
-
 def _signal(name: str, stored: str, value: Any, batch: int, dtype: str) -> Signal:
     if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != batch:
         shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
