@@ -1,0 +1,110 @@
+"""data.select: the training split after teacher and pilot have seen it."""
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from kd_lightning.conf_dir import conf_dir
+from kd_lightning.jobs._assemble import build_data
+from kd_lightning.jobs._select import FILE, select_training
+from kd_lightning.runs import register_resolvers
+from kd_lightning.schema import register
+from tests.conftest import QUICK, TINY
+
+
+class Bright(nn.Module):
+    """Answers by the mean of the picture: sometimes right."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(4.0))
+
+    def forward(self, image):
+        mean = image.mean((1, 2, 3))
+        return self.scale * torch.stack([mean, -mean, 0 * mean], 1)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def composed(*overrides, common=TINY):
+    register()
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", [*common, *overrides])
+
+
+def answers(net, data):
+    batches = [data.ready(batch) for batch in data.loader("train", whole=True)]
+    return torch.cat([net(batch["image"]) for batch in batches]).argmax(1)
+
+
+def test_only_what_the_teacher_gets_right_is_left(tmp_path):
+    cfg = composed("data.select={min_per_class: 0, min_size: 0}")
+    data = build_data(cfg)
+    teacher, targets = Bright(), data.targets("train")
+    right = answers(teacher, data) == targets
+    assert 0 < right.sum() < len(right)
+    record = select_training(cfg, data, teacher, tmp_path)
+    assert data.num_samples == record["kept"] == int(right.sum())
+    assert torch.equal(data.targets("train"), targets[right])
+    assert bool((answers(teacher, data) == data.targets("train")).all())
+    assert json.loads((tmp_path / FILE).read_text()) == record
+    assert record["rules"]["teacher_right"] is True
+
+
+def test_nothing_is_asked_for(tmp_path):
+    cfg = composed()
+    data = build_data(cfg)
+    before = data.split.fingerprint
+    assert select_training(cfg, data, Bright(), tmp_path) is None
+    assert data.split.fingerprint == before
+
+
+def test_a_pilot_is_trained_alone_and_judges_too(tmp_path):
+    cfg = composed("data.select={teacher_right: false, pilot: train, min_per_class: 1}", "trainer.max_epochs=1")
+    data = build_data(cfg)
+    size = data.num_samples
+    record = select_training(cfg, data, Bright(), tmp_path)
+    assert (tmp_path / "pilot" / "student.safetensors").is_file()
+    assert record["left_out_by"]["pilot_wrong"] == size - record["kept_by_rules"]
+    again = composed(f"data.select={{teacher_right: false, pilot: {tmp_path / 'pilot'}, min_per_class: 1}}")
+    other = build_data(again)
+    assert select_training(again, other, Bright(), tmp_path)["kept"] == record["kept"]
+    assert other.split.fingerprint == data.split.fingerprint
+
+
+def test_texts_without_a_label_get_the_teachers(tmp_path):
+    class Short(nn.Module):
+        """Answers by the length of the text."""
+
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(3))
+
+        def forward(self, input_ids, attention_mask):
+            length = attention_mask.sum(1).float()
+            return torch.stack([length - 40, 40 - length, 0 * length], 1) + self.bias
+
+    cfg = composed("data=synthetic_text", "data.source.samples=200", "data.source.unlabelled=0.5", common=QUICK)
+    cfg.data.select = {"teacher_right": False}
+    cfg.data.source.num_classes = 3
+    cfg.teacher.call = {"_target_": "kd_lightning.core.calls.TokenCall"}
+    data = build_data(cfg)
+    missing = data.targets("train") == -100
+    assert 40 < missing.sum() < 100
+    record = select_training(cfg, data, Short(), tmp_path)
+    assert record["unlabelled"] == record["unlabelled_kept"] == int(missing.sum())
+    assert (data.targets("train") >= 0).all()
+
+
+def test_tasks_without_classes_are_refused(tmp_path):
+    cfg = composed("data=synthetic_text", "data.source.samples=60", "data.task=regression", common=QUICK)
+    cfg.data.select = {}
+    with pytest.raises(ValueError, match=r"data\.task=regression has none"):
+        select_training(cfg, build_data(cfg), Bright(), tmp_path)
