@@ -19,10 +19,10 @@ def train(cli, monkeypatch):
 
     monkeypatch.setattr(Role, "forward", forward)
 
-    def run(*arguments):
+    def run(*arguments, base=TRAIN):
         seen[0] = 0
         runs.append(f"hydra.run.dir=outputs/run/{len(runs)}")  # two may start within one second
-        outcome = cli(*TRAIN, runs[-1], *arguments)
+        outcome = cli(*base, runs[-1], *arguments)
         assert outcome.code == 0, outcome.text
         outcome.losses = losses(outcome.folder) if "job=cache" not in arguments else []
         outcome.seen = seen[0]
