@@ -22,6 +22,7 @@ from kd_lightning.core.language_net import (
 Signals = dict[str, Any]
 Batch = Mapping[str, Any]
 
+_KEYS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "segment_ids")
 _PROJECTED = frozenset(("queries", "keys", "values", "attentions"))
 _EMBEDDED = frozenset(("last_hidden_state", "sentence_embedding"))
 
@@ -88,6 +89,8 @@ class TokenCall:
     Args:
         vocab_size: Width of the logits over a vocabulary: missing entries are -inf, rows beyond it (padding of the
             embedding matrix) are cut off. None leaves them.
+        prefix: Before the names of the batch's keys (``teacher_`` for ``teacher_input_ids``), for a net with another
+            tokenizer.
     """
 
     provides = (
@@ -101,16 +104,26 @@ class TokenCall:
         "attentions",
     )
 
-    def __init__(self, vocab_size: int | None = None) -> None:
+    def __init__(self, vocab_size: int | None = None, prefix: str = "") -> None:
         self.vocab_size = vocab_size
+        self.prefix = prefix
         self._names: frozenset[str] | None = None
         self._reader: AttentionReader | None = None
         self._known: LanguageNet | None = None
 
     def arguments(self, batch: Batch) -> dict[str, Tensor]:
         """The keyword tensors of the batch."""
-        keys = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-        return {key: batch[key] for key in keys if key in batch}
+        own = self._own(batch)
+        return {key: own[key] for key in _KEYS[:4] if key in own}
+
+    def _own(self, batch: Batch) -> Batch:
+        """The batch as the net's tokenizer sees it."""
+        if not self.prefix:
+            return batch
+        if f"{self.prefix}input_ids" not in batch:
+            there = ", ".join(batch)
+            raise ValueError(f"call.prefix={self.prefix}: the batch has no {self.prefix}input_ids, only {there}.")
+        return {key: batch[f"{self.prefix}{key}"] for key in _KEYS if f"{self.prefix}{key}" in batch}
 
     def listen(self, names: Iterable[str], net: nn.Module | None = None) -> None:
         """Say which signals are wanted; others are not made.
@@ -125,6 +138,7 @@ class TokenCall:
 
     def __call__(self, net: nn.Module, batch: Batch) -> Signals:
         """Run the net and make the signals."""
+        batch = self._own(batch)
         if self._known is None or self._known.net is not net:
             self._known = LanguageNet.of(net)
         known = self._known
@@ -171,7 +185,7 @@ class TokenCall:
     def _arguments_of(self, known: LanguageNet, whole: bool, batch: Batch) -> dict[str, Any]:
         """The keywords of the batch that the module takes, positions counted and packed texts kept apart."""
         taken = known.taken if whole else known.taken_by_base
-        arguments: dict[str, Any] = {k: v for k, v in self.arguments(batch).items() if k in taken}
+        arguments: dict[str, Any] = {k: batch[k] for k in _KEYS[:4] if k in batch and k in taken}
         if known.token_types < 2:
             arguments.pop("token_type_ids", None)  # GPT-2 would add word embeddings for them
         if "position_ids" in taken and not known.counts_positions:

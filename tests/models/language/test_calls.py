@@ -155,6 +155,17 @@ def test_vocabularies_of_different_size():
 
 
 @torch.no_grad()
+def test_a_tokenizer_of_its_own():
+    lm, batch = net("gpt2", "causal_lm"), padded(texts())
+    both = {**padded(texts((3, 2))), **{f"teacher_{key}": value for key, value in batch.items()}}
+    made = TokenCall(prefix="teacher_")
+    assert made.arguments(both).keys() == batch.keys()
+    assert torch.equal(made(lm, both)["logits"], TokenCall()(lm, batch)["logits"])
+    with pytest.raises(ValueError, match="no teacher_input_ids"):
+        made(lm, batch)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_packed_texts_do_not_see_each_other(family, attention):
