@@ -1,5 +1,6 @@
 """Tokenizers: bytes, trained pieces, checkpoints."""
 
+import json
 import logging
 
 import pytest
@@ -26,7 +27,9 @@ def test_bytes_are_their_values(tmp_path):
 @pytest.mark.parametrize("factory", [Bytes(), BPE(vocab_size=300)])
 def test_a_saved_tokenizer_is_read_by_transformers(tmp_path, factory):
     data = module(Given(TEXTS, label=[0, 1] * 30), tmp_path, factory)
+    data.prepare()  # encodes, and cuts
     data.save_tokenizer(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "tokenizer.json").read_text())["truncation"] is None
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
     for text in (*TEXTS[:3], HARD):
         assert again(text)["input_ids"] == data.tokenizer(text)["input_ids"]

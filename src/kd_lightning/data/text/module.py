@@ -22,7 +22,7 @@ from kd_lightning.data.text.encode import LANGUAGE_MODELS, TASKS, Layout, check_
 from kd_lightning.data.text.labels import Samples, label_samples
 from kd_lightning.data.text.rows import Rows, cached_rows
 from kd_lightning.data.text.texts import TextSource, pick, without_duplicates
-from kd_lightning.data.text.tokenizers import UNBOUNDED, TokenizerFactory, tokenizer_hash
+from kd_lightning.data.text.tokenizers import UNBOUNDED, TokenizerFactory, at_rest, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -225,6 +225,7 @@ class TextDataModule(SplitDataModule):
 
     def save_tokenizer(self, folder: str | Path) -> None:
         """Write the tokenizer into ``folder``; ``AutoTokenizer.from_pretrained`` reads it."""
+        at_rest(self.tokenizer)
         self.tokenizer.save_pretrained(str(folder))
 
     @property

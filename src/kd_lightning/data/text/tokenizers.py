@@ -157,9 +157,17 @@ class Pretrained:
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of what decides how it encodes."""
+    at_rest(tokenizer)
     backend: Any = tokenizer
     special = sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items())
     return fingerprint(backend.backend_tokenizer.to_str(), repr(special))
+
+
+def at_rest(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Undo what the last call left in it: it keeps how it cut and padded, and would be saved with that."""
+    backend: Any = tokenizer
+    backend.backend_tokenizer.no_truncation()
+    backend.backend_tokenizer.no_padding()
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
