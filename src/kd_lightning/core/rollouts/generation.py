@@ -150,7 +150,7 @@ def respond(
     for limit in (context(actor) for actor in actors):
         count = count if limit is None else min(count, limit - width)
     vocabulary = _Vocabulary(getattr(role.call, "vocab_size", None))
-    sampler = None
+    sampler, configuration = None, _configure(net, how, count)
     with torch.no_grad(), ExitStack() as stack:
         for actor in actors:
             stack.enter_context(_quiet(actor))
@@ -162,7 +162,7 @@ def respond(
         output = net.generate(
             input_ids=prompts.input_ids,
             attention_mask=prompts.attention_mask,
-            generation_config=_configure(net, how, count),
+            generation_config=configuration,
             logits_processor=[vocabulary] if sampler is None else [vocabulary, sampler],
         )
     tokens = output[:, width:]
@@ -227,13 +227,15 @@ def _quiet(role: Role) -> Iterator[None]:
     net = writer(role)
     # What a checkpoint brings along (temperatures, penalties) would fill what our configuration leaves open.
     own, net.generation_config = net.generation_config, _neutral(net)
+    # Without it, nothing warns of missing masks where generate leaves one out because no row is padded.
+    pad, net.config.pad_token_id = net.config.pad_token_id, None
     device = next(net.parameters()).device.type
     autocast = nullcontext() if role.precision is None else torch.autocast(device, dtype=role.precision)
     try:
         with evaluating(net), role.paused(), autocast:
             yield
     finally:
-        net.generation_config = own
+        net.generation_config, net.config.pad_token_id = own, pad
 
 
 def _neutral(net: Any) -> Any:
