@@ -85,9 +85,9 @@ def _words(samples: Samples, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, 
     for position, sentence, found in zip(chunk.tolist(), words, tags, strict=True):
         if len(sentence) != len(found):
             raise ValueError(f"Sample {position} has {len(sentence)} words but {len(found)} tags.")
-    spaced = [_spaced(sentence, tokenizer) for sentence in words]
+    sentences = [spaced(sentence, tokenizer) for sentence in words]
     encoded: Any = tokenizer(
-        spaced, is_split_into_words=True, truncation=True, max_length=layout.max_length, return_attention_mask=False
+        sentences, is_split_into_words=True, truncation=True, max_length=layout.max_length, return_attention_mask=False
     )
     labels = []
     for row, found in enumerate(tags):
@@ -97,7 +97,7 @@ def _words(samples: Samples, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, 
     return make_rows(encoded["input_ids"], chunk.tolist(), labels=labels)
 
 
-def _spaced(words: Sequence[str], tokenizer: Any) -> list[str]:
+def spaced(words: Sequence[str], tokenizer: Any) -> list[str]:
     """Words as byte-level tokenizers know them: a space before each but the first."""
     kind = tokenizer.backend_tokenizer.pre_tokenizer
     if type(kind).__name__ != "ByteLevel" or getattr(kind, "add_prefix_space", False):

@@ -291,6 +291,7 @@ class TextDataModule(SplitDataModule):
             "pair": self._samples.texts.pair is not None,
             "prompt": self._samples.texts.prompt is not None,
             "template": self.template,
+            "blocks": self._layout(self._samples, self.tokenizer).blocks,
             "tokenizer": tokenizer_hash(self.tokenizer),
             "class_names": list(self.class_names),
         }
