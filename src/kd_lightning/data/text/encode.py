@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -192,15 +192,6 @@ class _Stream:
             [[*self.before, *block, *self.after] for block in blocks],
             [next(iter(found)) if len(found) == 1 else -1 for found in samples],
         )
-
-
-def training_corpus(texts: Texts, positions: Tensor) -> Iterator[str]:
-    """Everything that is read of the samples, for the training of a tokenizer."""
-    for start in range(0, len(positions), CHUNK):
-        chunk = positions[start : start + CHUNK]
-        for column in (texts.prompt, texts.text, texts.pair):
-            if column is not None:
-                yield from pick(column, chunk)
 
 
 def check_layout(layout: Layout, texts: Texts, tokenizer: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from dataclasses import asdict
 from functools import partial
@@ -18,11 +17,12 @@ from kd_lightning.data.counter import fold_text
 from kd_lightning.data.loader import Signals
 from kd_lightning.data.split import NAMES, Split
 from kd_lightning.data.text.batches import Form, TextDataset, make_form
-from kd_lightning.data.text.encode import LANGUAGE_MODELS, TASKS, Layout, check_layout, encode, training_corpus
+from kd_lightning.data.text.choices import check_choices, check_found
+from kd_lightning.data.text.encode import LANGUAGE_MODELS, TASKS, Layout, check_layout, encode
 from kd_lightning.data.text.labels import Samples, label_samples
 from kd_lightning.data.text.rows import Rows, cached_rows
-from kd_lightning.data.text.texts import TextSource, pick, without_duplicates
-from kd_lightning.data.text.tokenizers import UNBOUNDED, TokenizerFactory, at_rest, tokenizer_hash
+from kd_lightning.data.text.texts import TextSource, pick, training_corpus, without_duplicates
+from kd_lightning.data.text.tokenizers import TokenizerFactory, at_rest, row_length, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,15 +32,6 @@ log = logging.getLogger(__name__)
 # Raised when texts become other rows than before.
 VERSION = 1
 _SIDES = ("right", "left")
-
-
-def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
-    """Refuse a value that is none of those known, and name the nearest."""
-    for key, (value, known) in choices.items():
-        if value not in known:
-            near = difflib.get_close_matches(str(value), known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"data.{key}={value}: choose {', '.join(known)}.{hint}")
 
 
 class TextDataModule(SplitDataModule):
@@ -58,8 +49,7 @@ class TextDataModule(SplitDataModule):
     - ``index``: (B,) int64, the position within the split; while training also ``view`` and what ``signals`` gives.
 
     Args:
-        source: Reads the texts.
-        tokenizer: Makes the tokenizer.
+        source, tokenizer: Give the texts and make the tokenizer.
         task: classification, regression, token_classification, masked_lm, causal_lm or embedding.
         max_length: Most tokens of a sample; None for what the tokenizer's checkpoint takes.
         blocks: Join the texts of a split and cut them into rows of ``max_length`` (language models); None: where the
@@ -108,7 +98,7 @@ class TextDataModule(SplitDataModule):
             raise ValueError(f"data.source must have load(), got {type(source).__name__}.")
         if not isinstance(tokenizer, TokenizerFactory):
             raise ValueError(f"data.tokenizer must have build(), got {type(tokenizer).__name__}.")
-        _check_choices(task=(task, TASKS), pad=(pad, ("longest", "max")), padding_side=(padding_side, _SIDES))
+        check_choices(task=(task, TASKS), pad=(pad, ("longest", "max")), padding_side=(padding_side, _SIDES))
         if not 0 < mask_probability < 1:
             raise ValueError(f"data.mask_probability must lie between 0 and 1, got {mask_probability}.")
         self.source, self.factory, self.root, self.cache_dir = source, tokenizer, root, Path(cache_dir)
@@ -157,15 +147,10 @@ class TextDataModule(SplitDataModule):
         log.info("%s: %s, %s, vocabulary %d", self.name, self.task, sizes, self.vocab_size)
 
     def _layout(self, samples: Samples, tokenizer: PreTrainedTokenizerBase) -> Layout:
-        limit = tokenizer.model_max_length
-        length = self.max_length
-        if length is None and limit > UNBOUNDED:
-            raise ValueError("data.max_length is null, but the tokenizer knows no limit; set it, for example to 128.")
-        if length is not None and length > limit:
-            raise ValueError(f"data.max_length={length}, but the tokenizer's checkpoint takes {limit} at most.")
+        length = row_length(self.max_length, tokenizer.model_max_length)
         whole = self.task in LANGUAGE_MODELS and samples.texts.documents
         blocks = whole if self.blocks is None else self.blocks
-        return Layout(self.task, int(length or limit), blocks, self.packing, self.template)
+        return Layout(self.task, length, blocks, self.packing, self.template)
 
     def _encode(self, documents: Split, layout: Layout) -> None:
         """Rows of every split, and the split of the rows."""
@@ -200,12 +185,8 @@ class TextDataModule(SplitDataModule):
             "vocab_size": len(self.tokenizer),
             "pad_token_id": self.tokenizer.pad_token_id,
         }
+        check_found(str(self.name), {key: getattr(self, key) for key in found}, found)
         for key, value in found.items():
-            wanted = getattr(self, key)
-            if wanted is not None and wanted != value:
-                raise ValueError(
-                    f"data.{key}={wanted}, but {self.name} has {value}; set it to that, or to null to take it over."
-                )
             setattr(self, key, value)
 
     def _count_classes(self) -> int | None:
@@ -269,13 +250,10 @@ class TextDataModule(SplitDataModule):
         if not len(self.split[split]):
             return []
         assert self._samples is not None
-        rows, own = self._rows[split], self._own(split)
-        texts, samples = self._samples.texts, rows.samples[own]
+        rows, own, texts = self._rows[split], self._own(split), self._samples.texts
         if texts.documents or self.packing or self.blocks:
-            ends = rows.offsets.tolist()
-            tokens = [rows.tokens[ends[i] : ends[i + 1]].tolist() for i in own.tolist()]
-            return [str(text) for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-        columns = [pick(c, samples) for c in (texts.prompt, texts.text, texts.pair) if c is not None]
+            return [str(text) for text in self.tokenizer.batch_decode(rows.lists(own), skip_special_tokens=True)]
+        columns = [pick(c, rows.samples[own]) for c in (texts.prompt, texts.text, texts.pair) if c is not None]
         return ["\t".join(parts) for parts in zip(*columns, strict=True)]
 
     def preprocessing(self) -> dict[str, Any]:
@@ -315,8 +293,7 @@ class TextDataModule(SplitDataModule):
         )
 
     def _lengths(self, split: str) -> Tensor | None:
-        varied = self.buckets and self.pad == "longest"
-        return self._rows[split].lengths[self._own(split)] if varied else None
+        return self._rows[split].lengths[self._own(split)] if self.buckets and self.pad == "longest" else None
 
     def _relabel(self, positions: Tensor, labels: Tensor) -> None:
         assert self._samples is not None

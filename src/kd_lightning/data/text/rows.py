@@ -42,6 +42,11 @@ class Rows:
         """Tokens of each row, (R,) int64."""
         return self.offsets.diff()
 
+    def lists(self, positions: Tensor) -> list[list[int]]:
+        """Tokens of rows, without padding."""
+        bounds = zip(self.offsets[positions].tolist(), self.offsets[positions + 1].tolist(), strict=True)
+        return [self.tokens[start:end].tolist() for start, end in bounds]
+
     def padded(self, positions: Tensor, length: int) -> tuple[dict[str, Tensor], Tensor]:
         """Rows padded on the right with 0.
 

@@ -72,6 +72,15 @@ def in_chunks(column: Sequence[Any], positions: Tensor | None = None) -> Iterato
         yield from pick(column, positions[start : start + CHUNK])
 
 
+def training_corpus(texts: Texts, positions: Tensor) -> Iterator[str]:
+    """Everything that is read of the samples, for the training of a tokenizer."""
+    for start in range(0, len(positions), CHUNK):
+        chunk = positions[start : start + CHUNK]
+        for column in (texts.prompt, texts.text, texts.pair):
+            if column is not None:
+                yield from pick(column, chunk)
+
+
 def take(texts: Texts, positions: Tensor) -> Texts:
     """The samples at ``positions`` (n,) int64; official splits are renumbered."""
     place = torch.full((len(texts),), -1, dtype=torch.int64)

@@ -155,6 +155,19 @@ class Pretrained:
         return tokenizer
 
 
+def row_length(wanted: int | None, limit: int) -> int:
+    """Most tokens of a row: as wanted, else what the tokenizer's checkpoint takes.
+
+    Raises:
+        ValueError: Nothing is said, or more than the checkpoint takes.
+    """
+    if wanted is None and limit > UNBOUNDED:
+        raise ValueError("data.max_length is null, but the tokenizer knows no limit; set it, for example to 128.")
+    if wanted is not None and wanted > limit:
+        raise ValueError(f"data.max_length={wanted}, but the tokenizer's checkpoint takes {limit} at most.")
+    return int(limit if wanted is None else wanted)
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of what decides how it encodes."""
     at_rest(tokenizer)
