@@ -24,6 +24,12 @@ class Role:
     """``_target_`` and arguments of the net."""
     checkpoint: str | None = None
     """Weights to start from: a run folder, a .safetensors, or a file that torch.load(weights_only=True) reads."""
+    body: str | None = None
+    """Start from the body of another run or checkpoint, whatever its head (models of transformers)."""
+    fit: dict[str, Any] | None = None
+    """A partial configuration laid over the whole one: what is trained before. Of the teacher: itself, where it has no
+    checkpoint. Of the student: its body, once for all arms and seeds, such as general distillation on plain text from
+    the teacher as it is built."""
     quantise: bool = False
     """Of the student: refine a finished one (``checkpoint``) under the rounding of int8, for export as onnx_int8 or
     executorch_int8."""
@@ -38,7 +44,6 @@ class Teacher(Role):
     """The teacher, and how it is trained where it has no checkpoint."""
 
     fit: dict[str, Any] | None = field(default_factory=dict)
-    """A partial configuration laid over the whole one while the teacher is trained."""
     seed: int = 0
     """Seed of the teacher's own training: fixed, so that all seeds of the student share one teacher."""
     store: str = "outputs/teachers"
@@ -195,7 +200,7 @@ class Predict:
     """Answers for files."""
 
     backend: str = "onnx"
-    """Which exported file answers: onnx, torch_export, onnx_int8, executorch or executorch_int8."""
+    """Which exported file answers: a name in ``export.formats``."""
     top: int = 3
     """How many classes to show."""
     output: str | None = None
@@ -216,9 +221,9 @@ class Serve:
     backend: str = "onnx"
     """Which exported file answers, as in ``predict``."""
     batch_size: int = 16
-    """Most pictures that go through the student at once."""
+    """Most pictures or texts that go through the student at once."""
     timeout_ms: float = 2.0
-    """How long a picture waits for others to share its batch."""
+    """How long one waits for others to share its batch."""
     request_timeout_s: float = 30.0
     """A request that takes longer to arrive or to be taken up is refused."""
     workers: int = 1
@@ -227,6 +232,10 @@ class Serve:
     """Largest picture file, in megabytes."""
     max_pixels: int = 50_000_000
     """Largest picture when unpacked, in pixels: what an archive bomb runs into."""
+    max_characters: int = 10_000
+    """Longest text."""
+    new_tokens: int = 40
+    """Most tokens that a language model adds to a text."""
     top: int = 3
     """How many classes an answer names."""
     teacher: bool = True

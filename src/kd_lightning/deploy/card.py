@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kd_lightning.deploy.check import LATENCY_BATCH
+from kd_lightning.deploy.check import LATENCY_BATCH, SCORES
 from kd_lightning.deploy.formats import FORMATS
+from kd_lightning.models.language.tasks import AUTO_CLASSES
 from kd_lightning.report.format import clean, file_size, milliseconds, percent, quantity
 
 HEADINGS = (
@@ -14,34 +15,47 @@ HEADINGS = (
 )  # fmt: skip
 
 
-# Task -> Hugging Face's name of it, what the student is, and what its score is.
+# Task -> Hugging Face's name of it, and what the student is.
 TAGS = {
-    "images": ("image-classification", "An image classifier", "accuracy"),
-    "features": ("tabular-classification", "A classifier", "accuracy"),
-    "classification": ("text-classification", "A text classifier", "accuracy"),
-    "token_classification": ("token-classification", "A token classifier", "accuracy of tokens"),
-    "regression": ("text-classification", "A regression of texts", "Spearman's correlation"),
-    "embedding": ("sentence-similarity", "An encoder of sentences", "cosine with PyTorch"),
-    "masked_lm": ("fill-mask", "A masked language model", "accuracy of masked tokens"),
-    "causal_lm": ("text-generation", "A language model", "accuracy of the next token"),
+    "images": ("image-classification", "An image classifier"),
+    "features": ("tabular-classification", "A classifier"),
+    "classification": ("text-classification", "A text classifier"),
+    "token_classification": ("token-classification", "A token classifier"),
+    "regression": ("text-classification", "A regression of texts"),
+    "embedding": ("sentence-similarity", "An encoder of sentences"),
+    "masked_lm": ("fill-mask", "A masked language model"),
+    "causal_lm": ("text-generation", "A language model"),
 }
+ALIKE = {"regression": "Spearman's correlation with its values", "embedding": "cosine with its embeddings"}
 
 
 # How the files are called with the array `image`.
 CALLED = {"inputs": '{"image": image}', "tensors": "[image]"}
-USE_TEXT = """## Use
+START = """\
+import json
+from kd_lightning.data.preprocess import apply_preprocessing
 
-In this folder:
+preprocessing = json.load(open("preprocessing.json"))
+image = apply_preprocessing("picture.png", preprocessing).numpy()"""
+END = 'print(preprocessing["class_names"][logits.argmax()])'
+GIVEN = {False: '["a text"]', True: '["a text"], ["another text"]'}
+START_TEXT = """\
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("tokenizer")
+inputs = tokenizer({given}, truncation=True, return_token_type_ids=True, return_tensors="np")"""
+END_TEXT = "print(logits.shape, logits.argmax(-1))"
+SHORTER = """\
+All of it, from texts to answers:
 
 ```python
 from kd_lightning.deploy.student import ExportedStudent
 
 student = ExportedStudent(".", "{backend}")
-print(student.answer(["a text"]))
+print(student.answer([{text}]))
 ```
 
-From the command line: `python -m kd_lightning job=predict run=<this folder> inputs=['a text']`, or
-`job=serve run=<this folder>`."""
+"""
 
 
 def figure_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -107,10 +121,11 @@ def _figures(record: dict[str, Any]) -> str:
     teacher = record["teacher"]
     scored = teacher is not None and teacher["accuracy"] is not None
     what = "tokens" if record["task"] in ("token_classification", "masked_lm", "causal_lm") else "samples"
+    alike = ALIKE.get(record["task"], f"share of the {what} with the same class")
     beside = f" The teacher: {percent(teacher['accuracy'])} %." if scored else ""
     return (
         f"## Figures\n\n{table}\n\nMeasured on the {record['split']} split ({record['samples']} {what}).{beside}"
-        f" *Score*: {TAGS[record['task']][2]}. *As PyTorch* and *as teacher*: share of the {what} with the same class."
+        f" *Score*: {SCORES[record['task']]}. *As PyTorch* and *as teacher*: {alike}."
         " *Difference*: the largest of a logit"
         " from PyTorch's, as a share of the largest logit. Times are medians for 1 sample and for"
         f" {LATENCY_BATCH}, on {clean(record['machine'])} with {record['threads']} threads."
@@ -120,10 +135,10 @@ def _figures(record: dict[str, Any]) -> str:
 def _input(preprocessing: dict[str, Any]) -> str:
     if preprocessing.get("kind") == "text":
         longest = preprocessing.get("max_length")
-        cut = f" and cut after {longest} tokens" if longest else ""
+        cut = f" cut after {longest} tokens" if longest else ""
         return (
             f"## Input\n\n{', '.join(f'`{name}`' for name in preprocessing['names'])}: (B, T) int64. A text is"
-            f" tokenised with `tokenizer/`, which `AutoTokenizer` loads{cut}; shorter ones are padded on the right."
+            f" tokenised with `tokenizer/`, which `AutoTokenizer` loads,{cut} and padded on the right."
         )
     size, channels = preprocessing["image_size"], preprocessing["channels"]
     if size is None:
@@ -148,24 +163,36 @@ def _labels(names: list[str], limit: int = 50) -> str:
 
 
 def _use(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
-    if preprocessing.get("kind") == "text":
-        return USE_TEXT.format(backend=next(iter(record["formats"]), "onnx"))
-    if preprocessing["image_size"] is None:
+    texts = preprocessing.get("kind") == "text"
+    if not texts and preprocessing["image_size"] is None:
         return "## Use\n\nLoad a file as its format is loaded; it takes feature vectors."
+    called = _called_with_texts(record["task"], preprocessing["names"]) if texts else CALLED
     files = [(FORMATS[name].title, FORMATS[name].file, FORMATS[name].use) for name in record["formats"]]
-    blocks = [f"{title}:\n\n```python\n{use.format(file=file, **CALLED)}\n```" for title, file, use in files]
-    start = (
-        "import json\nfrom kd_lightning.data.preprocess import apply_preprocessing\n\n"
-        'preprocessing = json.load(open("preprocessing.json"))\n'
-        'image = apply_preprocessing("picture.png", preprocessing).numpy()'
-    )
-    end = 'print(preprocessing["class_names"][logits.argmax()])'
+    blocks = [f"{title}:\n\n```python\n{use.format(file=file, **called)}\n```" for title, file, use in files]
+    start, end = (START_TEXT.format(given=GIVEN[bool(preprocessing["pair"])]), END_TEXT) if texts else (START, END)
+    inputs = "['a text']" if texts else "[picture.png]"
     return (
         f"## Use\n\nIn this folder, first:\n\n```python\n{start}\n```\n\nthen with any of the files\n\n"
         + "\n\n".join(blocks)
-        + f"\n\nand last:\n\n```python\n{end}\n```\n\nFrom the command line: `python -m kd_lightning job=predict"
-        " run=<this folder> inputs=[picture.png]`, or `job=serve run=<this folder>`."
+        + f"\n\nand last:\n\n```python\n{end}\n```\n\n{_shorter(record, preprocessing) if texts else ''}"
+        f"From the command line: `python -m kd_lightning job=predict run=<this folder> inputs={inputs}`, or"
+        " `job=serve run=<this folder>`."
     )
+
+
+def _shorter(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
+    """The same through this package."""
+    text = f"a {preprocessing['mask_token']} text" if record["task"] == "masked_lm" else "a text"
+    given = '("a text", "another text")' if preprocessing["pair"] else f'"{text}"'
+    return SHORTER.format(backend=next(iter(record["formats"]), "onnx"), text=given)
+
+
+def _called_with_texts(task: str, names: list[str]) -> dict[str, str]:
+    """How the files are called with the arrays in ``inputs``."""
+    taken = "{one.name: inputs[one.name] for one in session.get_inputs()}"
+    tensors = f"[inputs[name] for name in {names}]"
+    answer = ".last_hidden_state.mean(1)" if task == "embedding" else ".logits"
+    return {"inputs": taken, "tensors": tensors, "names": str(names), "auto": AUTO_CLASSES[task], "answer": answer}
 
 
 def _origin(record: dict[str, Any]) -> str:

@@ -14,6 +14,22 @@ from kd_lightning.report.measure import embedding_agreement, latency, regression
 
 LATENCY_BATCH = 64
 
+# Task -> what the accuracy of its figures is.
+SCORES = {
+    "images": "accuracy",
+    "features": "accuracy",
+    "classification": "accuracy",
+    "token_classification": "accuracy of tokens",
+    "regression": "Spearman's correlation",
+    "embedding": "cosine with PyTorch",
+    "masked_lm": "accuracy of masked tokens",
+    "causal_lm": "accuracy of the next token",
+}
+REFINE = (
+    "Refine it under int8 (student.quantise=true student.checkpoint=<run>), or calibrate with more samples"
+    " (export.calibration=1000). "
+)
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -39,9 +55,18 @@ class Reference:
         known = self.target >= 0
         return _same(logits.argmax(1)[known], self.target[known])
 
+    def alike(self, logits: Tensor, others: Tensor) -> float:
+        """How alike two outputs are: the share of rows with the same class; of values, Spearman's correlation; of
+        embeddings, their cosine."""
+        if not self.target.is_floating_point():
+            return _same(logits.argmax(1), others.argmax(1))
+        if logits.shape[1] == 1:
+            return regression_metrics(logits, others[:, 0])["spearman"]
+        return embedding_agreement(logits, others)["cosine"]
+
     def teacher_agreement(self, logits: Tensor) -> float | None:
-        """Share of the samples to which these logits and the teacher give the same class."""
-        return None if self.teacher is None else _same(logits.argmax(1), self.teacher.argmax(1))
+        """How much like the teacher's these logits are; None without a teacher."""
+        return None if self.teacher is None else self.alike(logits, self.teacher)
 
 
 @dataclass(frozen=True)
@@ -51,11 +76,11 @@ class Figures:
     Attributes:
         accuracy: On the split of the check.
         bytes: Size of the file.
-        milliseconds_1: Median of one picture.
-        milliseconds_64: Median of 64 pictures.
-        teacher_agreement: Share of the samples where student and teacher give the same class.
+        milliseconds_1: Median of one sample.
+        milliseconds_64: Median of 64 samples.
+        teacher_agreement: How much like the teacher's its answers are (``Reference.alike``).
         difference: Largest difference of a logit from PyTorch's, as a share of the largest logit.
-        agreement: Share of the samples where the file and PyTorch give the same class.
+        agreement: How much like PyTorch's its answers are.
     """
 
     accuracy: float
@@ -110,11 +135,13 @@ def measure(
         milliseconds_64=latency(module, inputs, LATENCY_BATCH),
         teacher_agreement=reference.teacher_agreement(logits),
         difference=gap / scale if gap == gap else float("inf"),
-        agreement=_same(logits.argmax(1), reference.logits.argmax(1)),
+        agreement=reference.alike(logits, reference.logits),
     )
 
 
-def objection(figures: Figures, accuracy: float, exact: bool, tolerance: float, accuracy_drop: float) -> str | None:
+def objection(
+    figures: Figures, accuracy: float, exact: bool, tolerance: float, accuracy_drop: float, task: str = "images"
+) -> str | None:
     """Why a file is not usable; None where it is.
 
     Args:
@@ -123,6 +150,7 @@ def objection(figures: Figures, accuracy: float, exact: bool, tolerance: float, 
         exact: Whether its answers must be PyTorch's, or only as accurate.
         tolerance: Largest ``difference`` of an exact one.
         accuracy_drop: Largest loss of accuracy of another, in [0, 1].
+        task: A name in ``SCORES``.
     """
     if exact and not figures.difference <= tolerance:
         return (
@@ -132,10 +160,9 @@ def objection(figures: Figures, accuracy: float, exact: bool, tolerance: float, 
     lost = accuracy - figures.accuracy
     if not exact and lost > accuracy_drop + 1e-9:
         return (
-            f"loses {100 * lost:.1f} points of accuracy ({100 * accuracy:.1f} to {100 * figures.accuracy:.1f} %;"
-            f" export.accuracy_drop = {accuracy_drop:g}). Refine it under int8 (student.quantise=true"
-            " student.checkpoint=<run>), calibrate with more samples (export.calibration=1000), or accept the loss with"
-            " a larger export.accuracy_drop."
+            f"loses {100 * lost:.1f} points of {SCORES[task]} ({100 * accuracy:.1f} to {100 * figures.accuracy:.1f} %;"
+            f" export.accuracy_drop = {accuracy_drop:g}). {REFINE if task == 'images' else ''}Accept the loss with a"
+            " larger export.accuracy_drop, or leave the format out."
         )
     return None
 

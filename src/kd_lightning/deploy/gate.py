@@ -1,11 +1,10 @@
-"""What stands before the models: the page, and requests turned into pixels within limits."""
+"""What stands before the models: the page, and requests taken up within limits."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -14,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kd_lightning.deploy.pictures import Limits, RefusedError, picture_in_json, unpack
+from kd_lightning.deploy.intake import Intake, RefusedError, parse_json
 
 # The page and its answers come from here and nowhere else.
 HEADERS = {
@@ -24,29 +23,26 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
-HOW = 'Send a picture as multipart/form-data (field "image") or as application/json ({"image": "<base64>"}).'
 # So much of an upload that is too large is still read, so that its sender gets to see the answer.
 DRAIN = 256 * 2**20
 
 
 class Gate:
-    """ASGI middleware: ``GET /`` gives the page; a picture posted to a model's path arrives there as pixels.
+    """ASGI middleware: ``GET /`` gives the page; what is posted to a model's path arrives there as the intake made it.
 
-    The model behind gets JSON ``{"pixels": <base64 of uint8 (C, H, W)>}`` and never sees what strangers wrote.
+    The model behind gets JSON and never sees what strangers wrote.
 
     Args:
         app: The server behind.
         paths: Where models are.
-        preprocessing: Size and channels of their input.
-        limits: What a request may cost.
+        intake: Turns requests into what the models take.
+        seconds: Time to send a request.
         page: HTML.
     """
 
-    def __init__(
-        self, app: ASGIApp, paths: Collection[str], preprocessing: dict[str, Any], limits: Limits, page: str
-    ) -> None:
+    def __init__(self, app: ASGIApp, paths: Collection[str], intake: Intake, seconds: float, page: str) -> None:
         self.app, self.paths = app, frozenset(paths)
-        self.preprocessing, self.limits, self.page = preprocessing, limits, page
+        self.intake, self.seconds, self.page = intake, seconds, page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, refuse or pass on."""
@@ -61,30 +57,32 @@ class Gate:
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            data = await self._picture(Request(scope, receive))
-            pixels = await run_in_threadpool(unpack, data, self.preprocessing, self.limits)
+            request = Request(scope, receive)
+            content = await run_in_threadpool(await self._content(request))
         except ClientDisconnect:
             return
         except RefusedError as refused:
             await JSONResponse({"detail": refused.reason}, refused.status)(scope, receive, send)
             return
-        body = json.dumps({"pixels": base64.b64encode(pixels.numpy().tobytes()).decode()}).encode()
+        body = json.dumps(content).encode()
         await self.app(_as_json(scope, len(body)), _replay(body, receive), send)
 
-    async def _picture(self, request: Request) -> bytes:
-        """The picture file of a request."""
+    async def _content(self, request: Request) -> Callable[[], dict[str, str]]:
+        """What is yet to be done, away from the event loop, for the content of a request that has arrived."""
+        intake = self.intake
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
-            body = await asyncio.wait_for(self._body(request), self.limits.seconds)
+            body = await asyncio.wait_for(self._body(request), self.seconds)
         except TimeoutError:
-            raise RefusedError(408, f"The request was not complete after {self.limits.seconds:g} s.") from None
-        if kind not in ("application/json", "multipart/form-data"):
-            raise RefusedError(415, f"The content type {kind or '(none)'} is not taken. {HOW}")
+            raise RefusedError(408, f"The request was not complete after {self.seconds:g} s.") from None
+        if kind not in intake.kinds:
+            raise RefusedError(415, f"The content type {kind or '(none)'} is not taken. {intake.how}")
         if not body:
-            raise RefusedError(400, f"The request is empty. {HOW}")
+            raise RefusedError(400, f"The request is empty. {intake.how}")
         if kind == "application/json":
-            return await run_in_threadpool(picture_in_json, body, self.limits)
-        return await self._upload(request, body)
+            return lambda: intake.from_json(parse_json(body, intake.how))
+        file = await self._upload(request, body)
+        return lambda: intake.from_file(file)
 
     async def _body(self, request: Request) -> bytes:
         """The whole body. Of one that is too large the rest is read and forgotten: who still sends does not listen."""
@@ -92,14 +90,14 @@ class Gate:
         size = 0
         async for part in request.stream():
             size += len(part)
-            if size <= self.limits.max_body:
+            if size <= self.intake.max_body:
                 parts.append(part)
                 continue
             parts.clear()
             if size > DRAIN:
                 break
-        if size > self.limits.max_body:
-            raise RefusedError(413, f"The request is too large; pictures have at most {self.limits.max_bytes:,} bytes.")
+        if size > self.intake.max_body:
+            raise RefusedError(413, self.intake.too_large)
         return b"".join(parts)
 
     async def _upload(self, request: Request, body: bytes) -> bytes:
@@ -110,16 +108,16 @@ class Gate:
 
         try:
             form = await MultiPartParser(
-                request.headers, stream(), max_files=1, max_fields=10, max_part_size=self.limits.max_body
+                request.headers, stream(), max_files=1, max_fields=10, max_part_size=self.intake.max_body
             ).parse()
         except (MultiPartException, ValueError, KeyError) as error:
             reason = getattr(error, "message", None) or "it cannot be taken apart"
-            raise RefusedError(400, f"The form is broken: {str(reason).rstrip('.')}. {HOW}") from None
+            raise RefusedError(400, f"The form is broken: {str(reason).rstrip('.')}. {self.intake.how}") from None
         try:
             image = form.get("image")
             if image is None or isinstance(image, str):
-                raise RefusedError(400, f'The form has no file under "image". {HOW}')
-            return self.limits.check_size(await image.read())
+                raise RefusedError(400, f'The form has no file under "image". {self.intake.how}')
+            return await image.read()
         finally:
             await form.close()
 

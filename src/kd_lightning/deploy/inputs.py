@@ -25,12 +25,33 @@ class TextNet(nn.Module):
 
     def __init__(self, net: nn.Module, call: Any, names: tuple[str, ...], output: str) -> None:
         super().__init__()
+        if hasattr(call, "listen"):
+            call.listen((output,), net)
         self.net, self.call, self.names, self.output = net, call, names, output
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """The answer: logits (B, C) or (B, T, V), values (B, 1) or embeddings (B, D)."""
         answer: Tensor = self.call(self.net, dict(zip(self.names, tensors, strict=True)))[self.output]
         return answer
+
+
+def unpacked(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch whose rows hold several texts (``segment_ids``), as rows of one text each, in the same order.
+
+    What is deployed takes texts one by one and counts positions itself.
+    """
+    if "segment_ids" not in batch:
+        return batch
+    segments = batch["segment_ids"]
+    places = [(r, (row == s).nonzero()[:, 0]) for r, row in enumerate(segments) for s in row[row > 0].unique()]
+    width = max(len(found) for _, found in places)
+    apart: dict[str, Any] = {}
+    for name, empty in (("input_ids", 0), ("attention_mask", 0), ("target", -100)):
+        rows = torch.full((len(places), width), empty, dtype=torch.int64)
+        for i, (row, found) in enumerate(places):
+            rows[i, : len(found)] = batch[name][row, found]
+        apart[name] = rows
+    return apart
 
 
 def names_of(inputs: Inputs) -> list[str]:

@@ -1,29 +1,25 @@
-"""Pictures from strangers: every request is read, measured and unpacked within limits, or refused with a reason."""
+"""Pictures from strangers: read, measured and unpacked within limits; and the classifier that gets them."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import io
-import json
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from kd_lightning.data.preprocess import as_size, decode
+from kd_lightning.data.preprocess import as_size, decode, normalise, to_float
+from kd_lightning.deploy.formats import Runner
+from kd_lightning.deploy.intake import RefusedError, text_under
+from kd_lightning.deploy.outputs import top_classes
 
 # What PIL may try. Left out are those that start other programs (EPS) or have no business here.
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-
-
-class RefusedError(Exception):
-    """A request that is not answered: an HTTP status and why."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status, self.reason = status, reason
 
 
 @dataclass(frozen=True)
@@ -33,17 +29,10 @@ class Limits:
     Attributes:
         max_bytes: Size of the picture file.
         max_pixels: Size of the picture when unpacked, before and after it is resized.
-        seconds: Time to send the request.
     """
 
     max_bytes: int
     max_pixels: int
-    seconds: float
-
-    @property
-    def max_body(self) -> int:
-        """Size of a request that can hold such a picture: base64 takes a third more, and names take a little."""
-        return self.max_bytes * 4 // 3 + 65_536
 
     def check_size(self, data: bytes) -> bytes:
         """The picture file, where it has a size that is allowed."""
@@ -54,26 +43,64 @@ class Limits:
         return data
 
 
-def picture_in_json(body: bytes, limits: Limits) -> bytes:
-    """The picture file of a body ``{"image": "<base64>"}``; a data URL is taken too.
+class PictureIntake:
+    """Pictures as JSON or in a form; the model behind gets ``{"pixels": <base64 of uint8 (C, H, W)>}``.
 
-    Raises:
-        RefusedError: It is not such a body.
+    Args:
+        preprocessing: Size and channels of its input.
+        limits: What a request may cost.
     """
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        raise RefusedError(400, 'The body is not JSON. Send {"image": "<base64 of a picture file>"}.') from None
-    image = content.get("image") if isinstance(content, dict) else None
-    if not isinstance(image, str):
-        raise RefusedError(400, 'The JSON has no text under "image". Send {"image": "<base64 of a picture file>"}.')
-    if image.startswith("data:"):
-        image = image.partition(",")[2]
-    try:
-        data = base64.b64decode("".join(image.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise RefusedError(400, 'The text under "image" is not base64.') from None
-    return limits.check_size(data)
+
+    how = 'Send a picture as multipart/form-data (field "image") or as application/json ({"image": "<base64>"}).'
+    kinds = ("application/json", "multipart/form-data")
+
+    def __init__(self, preprocessing: dict[str, Any], limits: Limits) -> None:
+        self.preprocessing, self.limits = preprocessing, limits
+        # base64 takes a third more, and names take a little
+        self.max_body = limits.max_bytes * 4 // 3 + 65_536
+        self.too_large = f"The request is too large; pictures have at most {limits.max_bytes:,} bytes."
+
+    def from_json(self, content: Any) -> dict[str, str]:
+        """Pixels of ``{"image": "<base64>"}``; a data URL is taken too."""
+        image = text_under(content, "image", self.how)
+        if image.startswith("data:"):
+            image = image.partition(",")[2]
+        try:
+            data = base64.b64decode("".join(image.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise RefusedError(400, 'The text under "image" is not base64.') from None
+        return self.from_file(data)
+
+    def from_file(self, data: bytes) -> dict[str, str]:
+        """Pixels of a picture file."""
+        pixels = unpack(self.limits.check_size(data), self.preprocessing, self.limits)
+        return {"pixels": base64.b64encode(pixels.numpy().tobytes()).decode()}
+
+
+class PictureModel:
+    """A classifier of pictures behind the intake.
+
+    Args:
+        run: Normalised images (B, C, H, W) to logits (B, classes).
+        preprocessing: As in preprocessing.json.
+        top: How many classes an answer names.
+    """
+
+    def __init__(self, run: Runner, preprocessing: dict[str, Any], top: int) -> None:
+        self._run, self._names, self._top = run, preprocessing["class_names"], top
+        self._shape = (int(preprocessing["channels"]), *as_size(preprocessing["image_size"]))
+        self._mean, self._std = (torch.tensor(preprocessing[key]) for key in ("mean", "std"))
+        self.example = torch.zeros(self._shape, dtype=torch.uint8)
+
+    def decode(self, request: dict[str, str]) -> Tensor:
+        """What the intake made to uint8 (C, H, W)."""
+        pixels = np.frombuffer(base64.b64decode(request["pixels"]), dtype=np.uint8)
+        return torch.from_numpy(pixels.reshape(self._shape).copy())
+
+    def answer(self, pictures: list[Tensor]) -> list[dict[str, Any]]:
+        """Answers for pictures (C, H, W)."""
+        logits = self._run(normalise(to_float(torch.stack(pictures)), self._mean, self._std))
+        return [{"classes": classes} for classes in top_classes(logits, self._names, self._top)]
 
 
 def unpack(data: bytes, preprocessing: dict[str, Any], limits: Limits) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import logging
 import multiprocessing
@@ -15,96 +14,99 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import litserve
-import numpy as np
-import torch
-from torch import Tensor
+from starlette.responses import JSONResponse
 
-from kd_lightning.data.preprocess import as_size, normalise, to_float
 from kd_lightning.deploy.gate import Gate
-from kd_lightning.deploy.pictures import Limits
-from kd_lightning.deploy.student import top_classes
+from kd_lightning.deploy.intake import Intake
 
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page.html")
 
 
-class PictureAPI(litserve.LitAPI):  # type: ignore[misc]
-    """A classifier at one path.
+class Model(Protocol):
+    """What answers, in a process of its own.
+
+    Attributes:
+        example: An input, to run the model once before the first request.
+    """
+
+    example: Any
+
+    def decode(self, request: dict[str, str]) -> Any:
+        """What the intake made of a request, as an input."""
+        ...
+
+    def answer(self, inputs: list[Any]) -> list[dict[str, Any]]:
+        """An answer for each input; ``error`` in it where there is none."""
+        ...
+
+
+class ModelAPI(litserve.LitAPI):  # type: ignore[misc]
+    """A model at one path.
 
     Args:
-        load: Gives, in the worker's own process, what turns normalised images (B, C, H, W) into logits.
-        preprocessing: As in preprocessing.json.
-        top: How many classes an answer names.
+        load: Gives the model, in the worker's own process.
         options: LitServe's: api_path, max_batch_size, batch_timeout (seconds).
     """
 
-    def __init__(
-        self, load: Callable[[], Callable[[Tensor], Tensor]], preprocessing: dict[str, Any], top: int, **options: Any
-    ) -> None:
+    def __init__(self, load: Callable[[], Model], **options: Any) -> None:
         super().__init__(**options)
-        self._load, self._preprocessing, self._top = load, preprocessing, top
+        self._load = load
 
     def setup(self, device: str) -> None:
         """Load the model and run it once, so that the first request is no slower than the others."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one stops the others
-        height, width = as_size(self._preprocessing["image_size"])
-        self._shape = (int(self._preprocessing["channels"]), height, width)
-        self._mean, self._std = (torch.tensor(self._preprocessing[key]) for key in ("mean", "std"))
-        self._run = self._load()
-        self.predict(torch.zeros(1, *self._shape, dtype=torch.uint8))
+        self._model = self._load()
+        self.predict([self._model.example])
 
-    def decode_request(self, request: dict[str, str]) -> Tensor:
-        """Pixels from the gate to uint8 (C, H, W)."""
-        pixels = np.frombuffer(base64.b64decode(request["pixels"]), dtype=np.uint8)
-        return torch.from_numpy(pixels.reshape(self._shape).copy())
+    def decode_request(self, request: dict[str, str]) -> Any:
+        """A request from the gate to an input."""
+        return self._model.decode(request)
 
-    def batch(self, inputs: list[Tensor]) -> Tensor:
-        """Pictures (C, H, W) to a batch."""
-        return torch.stack(inputs)
+    def batch(self, inputs: list[Any]) -> list[Any]:
+        """Inputs as they are: the model makes the batch."""
+        return inputs
 
-    def predict(self, inputs: Tensor) -> list[dict[str, Any]] | dict[str, Any]:
-        """Answers for a batch (B, C, H, W) of pixels, or for one picture (C, H, W)."""
-        one = inputs.dim() == 3
+    def predict(self, inputs: Any) -> Any:
+        """Answers for a list of inputs, or for a single one."""
+        one = not isinstance(inputs, list)
         start = time.perf_counter()
-        logits = self._run(normalise(to_float(inputs[None] if one else inputs), self._mean, self._std))
-        spent = {"milliseconds": round(1000 * (time.perf_counter() - start), 3), "batch": len(logits)}
-        answers = [
-            {"class": classes[0]["class"], "probability": classes[0]["probability"], "classes": classes, **spent}
-            for classes in top_classes(logits, self._preprocessing["class_names"], self._top)
-        ]
-        return answers[0] if one else answers
+        answers = self._model.answer([inputs] if one else inputs)
+        spent = {"milliseconds": round(1000 * (time.perf_counter() - start), 3), "batch": len(answers)}
+        full = [{**answer.get("classes", [{}])[0], **answer, **spent} for answer in answers]
+        return full[0] if one else full
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The answers of a batch."""
         return output
 
-    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-        """An answer as it is."""
-        return output
+    def encode_response(self, output: dict[str, Any]) -> Any:
+        """An answer as it is, or why there is none."""
+        return JSONResponse({"detail": output["error"]}, 422) if "error" in output else output
 
 
 def build_server(
-    apis: list[PictureAPI], preprocessing: dict[str, Any], limits: Limits, facts: dict[str, Any], workers: int
+    apis: list[ModelAPI], intake: Intake, seconds: float, facts: dict[str, Any], workers: int
 ) -> litserve.LitServer:
     """The server with its page; not started yet.
 
     Args:
         apis: The student's, and the teacher's where there is one.
-        preprocessing: As in preprocessing.json.
-        limits: What a request may cost.
+        intake: Turns requests into what the models take.
+        seconds: Time to send a request, and for it to be taken up.
         facts: What ``GET /info`` tells under ``model``; the page reads it.
         workers: Processes for each model.
     """
-    gate = {"paths": [api.api_path for api in apis], "preprocessing": preprocessing, "limits": limits}
+    gate = {"paths": [api.api_path for api in apis], "intake": intake, "seconds": seconds}
     return litserve.LitServer(
         apis,
         accelerator="cpu",
         workers_per_device=workers,
-        timeout=limits.seconds,
+        timeout=seconds,
         model_metadata=facts,
         middlewares=[(Gate, {**gate, "page": PAGE.read_text()})],
         disable_openapi_url=True,  # its page would load scripts from elsewhere

@@ -12,7 +12,8 @@ from torch import Tensor
 from kd_lightning.data.preprocess import apply_preprocessing
 from kd_lightning.deploy.formats import FORMATS, known_format
 from kd_lightning.deploy.inputs import Inputs
-from kd_lightning.deploy.texts import TextReader, continuation, embeddings, fills, labels, values
+from kd_lightning.deploy.outputs import top_classes
+from kd_lightning.deploy.texts import Text, TextModel, TextReader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,53 +57,23 @@ class ExportedStudent:
         """The ``top`` most probable classes of each sample, best first: ``class`` and ``probability``."""
         return top_classes(self.run(images), self.preprocessing["class_names"], top)
 
-    def answer(self, texts: Sequence[str], top: int = 3, new_tokens: int = 40) -> list[dict[str, Any]]:
+    def answer(self, texts: Sequence[Text], top: int = 3, new_tokens: int = 40) -> list[dict[str, Any]]:
         """What the student says of each text, by its task.
 
         Args:
-            texts: B texts.
+            texts: B texts; pairs of them where the student compares two.
             top: How many classes, or tokens for a mask, are named.
             new_tokens: Most tokens that a language model adds.
 
         Returns:
-            ``classes`` (of the text, or for its first mask), ``value``, ``embedding``, ``tokens`` (pairs of token and
-            class) or ``continuation``; ``error`` where a text cannot be answered.
+            As ``kd_lightning.deploy.texts.TextModel.answer``.
 
         Raises:
-            ValueError: The student takes pictures.
+            ValueError: The student takes pictures, or other texts.
         """
         if self.reader is None:
             raise ValueError("This student takes pictures, not texts.")
-        task = self.preprocessing["task"]
-        if task == "causal_lm":
-            return [{"continuation": continuation(text, self.run, self.reader, new_tokens)} for text in texts]
-        inputs = self.reader(texts)
-        answers = self.run(inputs)
-        if task == "regression":
-            return values(answers)
-        if task == "embedding":
-            return embeddings(answers)
-        if task == "masked_lm":
-            return fills(answers, inputs, top, self.reader)
-        names = self.preprocessing["class_names"]
-        if task == "token_classification":
-            return labels(answers, inputs, names, self.reader)
-        return [{"classes": classes} for classes in top_classes(answers, names, top)]
-
-
-def top_classes(logits: Tensor, names: list[str], top: int) -> list[list[dict[str, Any]]]:
-    """The ``top`` most probable classes of each row of logits (B, C), best first.
-
-    Raises:
-        ValueError: ``top`` is not positive.
-    """
-    if top < 1:
-        raise ValueError(f"At least one class must be named, not {top}.")
-    best = logits.float().softmax(1).topk(min(top, logits.shape[1]))
-    return [
-        [{"class": names[i], "probability": round(p, 6)} for p, i in zip(*row, strict=True)]
-        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
+        return TextModel(self.run, self.reader, self.preprocessing, top, new_tokens).answer(texts)
 
 
 def exported_file(folder: str | Path, backend: str, setting: str = "backend") -> Path:

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from kd_lightning.data.arrays import IGNORE
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.sampler import Draw
+from kd_lightning.deploy import huggingface
 from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
 from kd_lightning.deploy.check import Figures, Reference, answers, measure, objection
 from kd_lightning.deploy.fake_quant import without_fake_quant
 from kd_lightning.deploy.formats import FORMATS, known_format
-from kd_lightning.deploy.inputs import Inputs, TextNet, bytes_of, tensors_of
+from kd_lightning.deploy.inputs import Inputs, TextNet, bytes_of, tensors_of, unpacked
 from kd_lightning.deploy.student import PREPROCESSING, RECORD, TOKENIZER
 from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.jobs._export_record import describe, licences, teacher_logits, teacher_of
@@ -102,9 +103,10 @@ def deployable(arm: FittedArm, data: SplitDataModule, cfg: DictConfig) -> nn.Mod
     """The student as it is shipped: without what only training needs, a function of its input tensors."""
     net = without_fake_quant(copy.deepcopy(arm.net)).cpu().eval()
     call = instantiate(cfg.student.call)
-    arguments = call.arguments(data.ready(next(iter(data.loader("train", whole=True)))))
+    arguments = call.arguments(unpacked(data.ready(next(iter(data.loader("train", whole=True))))))
     if isinstance(arguments, Tensor):
         return net
+    huggingface.describe(net, data.class_names, data.tokenizer)  # type: ignore[attr-defined]
     return TextNet(net, call, tuple(arguments), TASKS[data.task].output).eval()
 
 
@@ -115,7 +117,7 @@ def batches(data: SplitDataModule, call: Any, split: str) -> Iterator[tuple[Inpu
     """
     kept = 0
     for raw in data.loader(split, whole=True):
-        batch = data.ready(raw)
+        batch = unpacked(data.ready(raw))
         told = batch["target"] != IGNORE if batch["target"].ndim == 2 else None
         yield call.arguments(batch), told
         kept += 0 if told is None else int(told.sum()) * int(data.facts.get("vocab_size") or 1)
@@ -161,7 +163,7 @@ def _calibration(data: SplitDataModule, call: Any, samples: int) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(data.num_samples, generator=generator)[: max(samples, 2)]
     raw = next(iter(data.replay([Draw(chosen.sort().values.tolist(), None)])))
-    inputs: Inputs = call.arguments(data.ready(raw))
+    inputs: Inputs = call.arguments(unpacked(data.ready(raw)))
     return inputs
 
 
@@ -173,7 +175,7 @@ def _earlier(folder: Path, arm: FittedArm) -> dict[str, Any]:
         return {}
     if before.get("identity") != arm.record["identity"]:
         return {}
-    there = {name: figures for name, figures in before["formats"].items() if (folder / FORMATS[name].file).is_file()}
+    there = {name: figures for name, figures in before["formats"].items() if (folder / FORMATS[name].file).exists()}
     return {**before, "formats": there}
 
 
@@ -190,6 +192,7 @@ def _write_formats(
     failures = []
     examples = _calibration(data, bench.call, cfg.export.calibration)
     kind = "image" if isinstance(examples, Tensor) else "text"
+    task = "images" if kind == "image" else data.task
     for name in cfg.export.formats:
         form = FORMATS[name]
         if kind not in form.takes:
@@ -199,7 +202,7 @@ def _write_formats(
         partial = folder / f"partial.{form.file}"
         form.write(net, examples, partial)
         figures = bench.measure(form.load(partial), partial)
-        reason = objection(figures, accuracy, form.exact, cfg.export.tolerance, cfg.export.accuracy_drop)
+        reason = objection(figures, accuracy, form.exact, cfg.export.tolerance, cfg.export.accuracy_drop, task)
         if reason is not None:
             _remove(partial)
             failures.append(f"The {form.title} file of the student {reason}")
@@ -207,7 +210,7 @@ def _write_formats(
         _remove(folder / form.file)
         partial.replace(folder / form.file)
         if name == "huggingface":
-            data.save_tokenizer(folder / form.file)  # type: ignore[attr-defined]
+            _save_tokenizer(data, folder / form.file)
         formats[name] = figures.as_dict()
     return failures
 
@@ -219,16 +222,23 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _save_tokenizer(data: SplitDataModule, folder: Path) -> None:
+    """The tokenizer, which also knows how much the student takes."""
+    data.save_tokenizer(folder)  # type: ignore[attr-defined]
+    path = folder / "tokenizer_config.json"
+    write_json(path, {**json.loads(path.read_text()), "model_max_length": data.facts["max_length"]})
+
+
 def _write_texts(net: nn.Module, folder: Path, data: SplitDataModule, record: dict[str, Any]) -> None:
     preprocessing = {**data.preprocessing(), "model": record["model"]}
-    if hasattr(data, "save_tokenizer"):
-        data.save_tokenizer(folder / TOKENIZER)
-        assert isinstance(net, TextNet)
+    if isinstance(net, TextNet):
+        _save_tokenizer(data, folder / TOKENIZER)
         preprocessing["names"] = list(net.names)
+        preprocessing["mask_token"] = data.tokenizer.mask_token  # type: ignore[attr-defined]
     write_json(folder / PREPROCESSING, preprocessing)
     write_json(folder / RECORD, record)
-    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in preprocessing["class_names"]))
-    (folder / "model_card.md").write_text(model_card(record, preprocessing))
+    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in preprocessing["class_names"]), encoding="utf-8")
+    (folder / "model_card.md").write_text(model_card(record, preprocessing), encoding="utf-8")
 
 
 def _show(record: dict[str, Any], folder: Path) -> None:

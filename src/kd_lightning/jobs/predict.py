@@ -18,6 +18,7 @@ from rich.table import Table
 
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.jobs._load import required_run
+from kd_lightning.jobs._texts_given import read_texts
 
 log = logging.getLogger("kd_lightning")
 
@@ -84,21 +85,22 @@ def predict_texts(
 
     Args:
         student: From its export folder.
-        inputs: Sentences; .txt files with a text a line; .csv and .jsonl files with a column ``text``; ``-`` for texts
-            on standard input, one a line.
+        inputs: As ``kd_lightning.jobs._texts_given.read_texts`` reads them.
         top: How many classes an answer names.
         batch_size: Texts that go through the student at once.
         new_tokens: Most tokens that a language model adds.
 
     Returns:
-        For each text ``text`` and what ``ExportedStudent.answer`` gives.
+        For each text ``text`` (of pairs ``pair`` too) and what ``ExportedStudent.answer`` gives.
 
     Raises:
-        ValueError: No inputs, or a table without the column ``text``.
+        FileNotFoundError: A file does not exist.
+        ValueError: No inputs, or one that cannot be read.
     """
     if batch_size < 1:
         raise ValueError(f"predict.batch_size must be at least 1, not {batch_size}.")
-    texts = [text for given in inputs for text in _texts(given)]
+    pair = bool(student.preprocessing.get("pair"))
+    texts = [text for given in inputs for text in read_texts(given, pair)]
     if not texts:
         raise ValueError(
             "job=predict needs texts: inputs=['a sentence'], inputs=[texts.txt], inputs=[table.csv] with a column text,"
@@ -107,32 +109,10 @@ def predict_texts(
     answers: list[dict[str, Any]] = []
     for start in range(0, len(texts), batch_size):
         some = texts[start : start + batch_size]
-        answers += [{"text": t, **a} for t, a in zip(some, student.answer(some, top, new_tokens), strict=True)]
+        given = [{"text": t, "pair": p} if pair else {"text": t} for t, p in some]
+        ready: list[Any] = [(t, p) if pair else t for t, p in some]
+        answers += [{**g, **a} for g, a in zip(given, student.answer(ready, top, new_tokens), strict=True)]
     return [{**a, "error": f"{a['text'][:60]!r}: {a['error']}"} if "error" in a else a for a in answers]
-
-
-def _texts(given: str) -> Iterator[str]:
-    """The texts that an input means."""
-    path = Path(given)
-    if given == STDIN:
-        yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
-    elif path.suffix in (".csv", ".jsonl", ".txt") and not path.is_file():
-        raise FileNotFoundError(f"inputs: {given} does not exist.")
-    elif path.suffix == ".csv":
-        with path.open(newline="") as handle:
-            yield from (_column(row, given) for row in csv.DictReader(handle))
-    elif path.suffix == ".jsonl":
-        yield from (_column(json.loads(line), given) for line in path.read_text().splitlines() if line.strip())
-    elif path.suffix == ".txt":
-        yield from (line for line in path.read_text().splitlines() if line.strip())
-    else:
-        yield given
-
-
-def _column(row: dict[str, Any], file: str) -> str:
-    if not isinstance(row.get("text"), str):
-        raise ValueError(f"{file} has no column 'text'; there are {', '.join(map(str, row))}.")
-    return str(row["text"])
 
 
 def _answer(student: ExportedStudent, files: list[Path], top: int) -> list[dict[str, Any]]:
@@ -183,7 +163,7 @@ def _show(answers: list[dict[str, Any]]) -> None:
     classes = any("classes" in answer for answer in answers) or first_column == "file"
     table = Table(first_column, "class", "probability", "next") if classes else Table(first_column, "answer")
     for answer in answers[:SHOWN]:
-        name = escape(answer[first_column])
+        name = escape("\t".join(answer[key] for key in (first_column, "pair") if key in answer))
         if "error" in answer:
             table.add_row(name, "[red]no answer[/red]" if first_column == "text" else "[red]not read[/red]")
             continue
@@ -221,12 +201,15 @@ def write_answers(answers: list[dict[str, Any]], path: Path) -> None:
     """Write answers as .csv (file or text, the best class or what else was said, error) or .jsonl (everything)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+        path.write_text("".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers), encoding="utf-8")
         return
-    with path.open("w", newline="") as handle:
+    with path.open("w", newline="", encoding="utf-8") as handle:
         said = [key for key in ("value", "continuation", "tokens", "embedding") if any(key in a for a in answers)]
-        first = "text" if answers and "text" in answers[0] else "file"
-        columns = [first, *(said or ["class", "probability"]), "error"]
+        given = [key for key in ("file", "text", "pair") if any(key in a for a in answers)]
+        columns = [*given, *(said or ["class", "probability"]), "error"]
         writer = csv.DictWriter(handle, columns, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({**answer, **answer.get("classes", [{}])[0]} for answer in answers)
+        for answer in answers:
+            row = {**answer, **answer.get("classes", [{}])[0]}
+            lists = {key: json.dumps(row[key], ensure_ascii=False) for key in ("tokens", "embedding") if key in row}
+            writer.writerow(row | lists)
