@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from kd_lightning.report.balance import finding
 from kd_lightning.report.results import Arm, Comparison, Cost, Run, compare
 from tests.report import build
 
@@ -57,6 +58,19 @@ def test_an_arm_against_two_references_is_corrected_over_all_tests():
     assert found.verdicts[2].startswith(sentence)
     again = Comparison.from_dict(json.loads(json.dumps(found.to_dict())))
     assert again.verdicts == found.verdicts
+
+
+def test_titles_speak_of_the_judged_method_not_of_a_control():
+    rights = {"student alone": [80, 82], "student + ls": [84, 86], "student + kd": [86, 90], "student + dkd": [87, 92]}
+    arms = build.arms(rights)
+    arms[1].kind = "alone"
+    names = [arm.name for arm in arms]
+    pairs = [(name, names[0]) for name in names[1:]]
+    assert [one.name for one in compare(arms, NAMES, pairs=pairs).headlines] == [names[2], names[3], names[1]]
+    found = compare(arms, NAMES, pairs=[*pairs, (names[3], names[2])])
+    assert [one.name for one in found.headlines] == [names[3], names[2], names[1]]
+    assert [arm.name for arm in found.leading(2)] == [names[0], names[3]]
+    assert finding(found).startswith("student + dkd helps class")
 
 
 def test_agreement_is_with_the_teacher_of_the_same_seed():

@@ -35,12 +35,12 @@ class Balance:
 
 
 def class_rows(comparison: Comparison) -> tuple[list[ClassRow], int]:
-    """The classes, the greatest gain of the first contrast first, and how many in the middle were left out.
+    """The classes, the greatest gain of the judged arm first, and how many in the middle were left out.
 
     Without a contrast they keep their order. Classes without a test sample are left out too.
     """
     present = [i for i, count in enumerate(comparison.support.tolist()) if count]
-    contrasts = [contrast.change for contrast in comparison.contrasts if len(contrast.class_change)]
+    contrasts = [contrast.change for contrast in comparison.headlines if len(contrast.class_change)]
     if contrasts:
         present.sort(key=lambda i: -float(contrasts[0][i]))
     shown = present
@@ -71,7 +71,7 @@ def balance(comparison: Comparison, arm: Measured) -> Balance:
 
 def finding(comparison: Comparison) -> str:
     """Who gains and who loses, in one line: the title of the plot of the classes."""
-    contrast = next((c for c in comparison.contrasts if len(c.class_change)), None)
+    contrast = next((c for c in comparison.headlines if len(c.class_change)), None)
     if contrast is None:
         return "Accuracy per class"
     change = contrast.change

@@ -57,7 +57,7 @@ def confusion(comparison: Comparison) -> list[Plot]:
     """A matrix for the teacher, the reference and the first arms, and their differences from the reference."""
     if len(comparison.class_names) > MOST_CLASSES:
         return _pairs(comparison)
-    contrasts = comparison.contrasts[:ARMS]
+    contrasts = comparison.headlines[:ARMS]
     wanted = {contrast.name for contrast in contrasts} | {one.reference for one in contrasts} | {comparison.reference}
     teacher = comparison.teacher
     arms = [arm for arm in comparison.arms if arm is teacher or arm.name in wanted or not contrasts]
@@ -136,9 +136,9 @@ def _pairs(comparison: Comparison) -> list[Plot]:
         return []
     names, first = _names(comparison), found[0]
     what = f"{names[first.target]} is taken for {names[first.answer]}"
-    parts = [
-        f"{short(arm)} {fmt.percent(rate)}\u00a0%" for arm, rate in zip(comparison.arms[:3], first.rates, strict=False)
-    ]
+    told = {arm.name for arm in comparison.leading(3)}
+    rated = zip(comparison.arms, first.rates, strict=True)
+    parts = [f"{short(arm)} {fmt.percent(rate)}\u00a0%" for arm, rate in rated if arm.name in told]
     title = f"Most confused: {what} ({', '.join(parts)})"
     arms = comparison.leading()
     with drawing(FULL, 0.75 + len(found) * min(0.45, 0.16 + 0.065 * len(arms))) as figure:

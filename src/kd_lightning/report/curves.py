@@ -58,13 +58,19 @@ def losses(comparison: Comparison) -> Plot | None:
     panels = leading([(arm, terms) for arm, terms in panels if terms], comparison)
     if not panels:
         return None
-    return term_panels(comparison, panels, "training loss (nats)", _loss_title(panels))
+    return term_panels(comparison, panels, "training loss (nats)", _loss_title(*spoken_of(panels, comparison)))
 
 
 def leading(panels: Sequence[Panel], comparison: Comparison) -> list[Panel]:
     """Those that there is room for."""
     shown = {arm.name for arm in comparison.leading(PANELS)}
     return [panel for panel in panels if panel[0].name in shown] or list(panels[:PANELS])
+
+
+def spoken_of(panels: Sequence[Panel], comparison: Comparison) -> Panel:
+    """The panel that the title is about: of the judged arm, if it has one."""
+    first = next((contrast.name for contrast in comparison.headlines), None)
+    return next((panel for panel in panels if panel[0].name == first), panels[-1])
 
 
 def term_panels(comparison: Comparison, panels: Sequence[Panel], unit: str, title: str) -> Plot:
@@ -183,7 +189,7 @@ def log_scale(axes: Any, terms: dict[str, list[Line]]) -> None:
 def _validation_title(comparison: Comparison, lines: dict[str, list[Line]]) -> str:
     score = comparison.score
     last = {name: sum(list(one.values())[-1] for one in found) / len(found) for name, found in lines.items()}
-    for contrast in comparison.contrasts:
+    for contrast in comparison.headlines:
         if contrast.name in last and contrast.reference in last:
             difference = last[contrast.name] - last[contrast.reference]
             where = "above" if difference > 0 else "below"
@@ -193,8 +199,7 @@ def _validation_title(comparison: Comparison, lines: dict[str, list[Line]]) -> s
     return f"Validation {score.name} during training"
 
 
-def _loss_title(panels: Sequence[Panel]) -> str:
-    arm, terms = panels[-1]
+def _loss_title(arm: Measured, terms: dict[str, list[Line]]) -> str:
     mean = list((mean_line(next(iter(terms.values()))) or {0.0: math.nan}).values())
     if len(mean) < 2:
         return "Training loss by term"

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from kd_lightning.report import format as fmt
 from kd_lightning.report.curves import (
     Line,
-    Panel,
     draw,
     label_ends,
     leading,
     lines_of,
     mean_line,
+    spoken_of,
     term_panels,
     whole_numbers,
     x_axis,
@@ -46,7 +46,7 @@ def norms(comparison: Comparison) -> Plot | None:
     panels = leading([(arm, found) for arm in comparison.arms if (found := _norms(arm, axis))], comparison)
     if not panels:
         return None
-    return term_panels(comparison, panels, "norm of the gradient", _norm_title(panels))
+    return term_panels(comparison, panels, "norm of the gradient", _norm_title(*spoken_of(panels, comparison)))
 
 
 def angles(comparison: Comparison) -> Plot | None:
@@ -55,7 +55,8 @@ def angles(comparison: Comparison) -> Plot | None:
     found = [(arm, lines) for arm in comparison.arms if (lines := _angles(arm, axis))]
     if not found:
         return None
-    arm, lines = found[0]
+    first = next((one.name for one in comparison.headlines), None)
+    arm, lines = next((one for one in found if one[0].name == first), found[0])
     title = _angle_title(arm, list(mean_line(lines).values())[-1])
     with drawing(HALF, 3.1) as figure:
         axes = figure.subplots()
@@ -93,9 +94,8 @@ def _angle_title(arm: Measured, degrees: float) -> str:
     return f"Task and distillation {how} at the end in {short(arm)}: {degrees:.0f}° apart"
 
 
-def _norm_title(panels: list[Panel]) -> str:
-    """The strongest against the weakest term of the last arm, at the end."""
-    arm, found = panels[-1]
+def _norm_title(arm: Measured, found: dict[str, list[Line]]) -> str:
+    """The strongest against the weakest term of an arm, at the end."""
     last = {name: list(mean_line(lines).values())[-1] for name, lines in found.items()}
     strong, weak = max(last, key=last.__getitem__), min(last, key=last.__getitem__)
     if strong == weak or last[weak] <= 0:

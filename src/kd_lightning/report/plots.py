@@ -161,7 +161,7 @@ def robust(comparison: Comparison) -> Plot | None:
 
 
 def _robust_title(comparison: Comparison) -> str:
-    for contrast in comparison.contrasts:
+    for contrast in comparison.headlines:
         means = [comparison.arm(name).summary("corrupted_top1") for name in (contrast.name, contrast.reference)]
         if means[0] and means[1]:
             gap = means[0].mean - means[1].mean

@@ -66,7 +66,7 @@ def _draw(axes: Any, comparison: Comparison, data: dict[str, tuple[Tensor, Tenso
 
 def _title(comparison: Comparison) -> str:
     parts = []
-    for arm in comparison.arms[:IN_TITLE]:
+    for arm in comparison.leading(IN_TITLE):
         before, after = arm.summary("ece"), arm.summary("ece_calibrated")
         assert before is not None
         text = f"{short(arm)} {fmt.percent(before.mean)}\u00a0%"

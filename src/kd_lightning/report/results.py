@@ -23,7 +23,8 @@ __all__ = ["Arm", "Comparison", "Contrast", "Cost", "Measured", "Run", "compare"
 class Comparison:
     """Everything that a report shows; built by `compare`.
 
-    `contrasts` has one test per arm; `further` those of arms that are tested against a second reference too.
+    `contrasts` has one test per arm; `further` those of arms that are tested against a second reference too; `remarks`
+    are sentences on how the arms were trained, which reports show as they are.
     """
 
     arms: list[Measured]
@@ -35,6 +36,7 @@ class Comparison:
     images: dict[int, Tensor | str] = field(default_factory=dict)
     further: list[Contrast] = field(default_factory=list)
     task: str = "classification"
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def kind(self) -> Task:
@@ -52,6 +54,19 @@ class Comparison:
         return [*self.contrasts, *self.further]
 
     @property
+    def headlines(self) -> list[Contrast]:
+        """The contrasts, first the one that titles speak of: of a judged method rather than of a control.
+
+        Judged is what is tested against a second reference too; else the first distilled arm.
+        """
+        judged = {contrast.name for contrast in self.further}
+
+        def rank(contrast: Contrast) -> tuple[bool, bool]:
+            return self.arm(contrast.name).kind != "distilled", contrast.name not in judged
+
+        return sorted(self.contrasts, key=rank)
+
+    @property
     def teacher(self) -> Measured | None:
         return next((arm for arm in self.arms if arm.kind == "teacher"), None)
 
@@ -67,8 +82,9 @@ class Comparison:
         return [warning for contrast in self.contrasts for warning in contrast.warnings]
 
     def leading(self, most: int = 5) -> list[Measured]:
-        """The arms that pictures with little room show: teacher, reference, then the others as they come."""
+        """The arms that pictures with little room show: teacher, reference, judged methods, then the others."""
         first = [arm.name for arm in self.arms if arm is self.teacher or arm.name == self.reference]
+        first += [contrast.name for contrast in self.headlines]
         names = [*first, *(arm.name for arm in self.arms if arm.name not in first)]
         return [arm for arm in self.arms if arm.name in names[:most]]
 

@@ -166,7 +166,7 @@ def verdict(
     digits = score.digits + (score.scale * min(abs(mean), sd) < 0.5 * 10**-score.digits)
     if decided == "none":
         low, high = score.gap(found.low, digits), score.gap(found.high, digits)
-        evidence += f"; {100 * (1 - alpha):g} % interval {low} to {high}"
+        evidence += f"; {100 * (1 - alpha):g} % interval {'without it ' if comparisons > 1 else ''}{low} to {high}"
         difference = f"{score.gap(mean, digits)} ± {score.size(sd, digits)} {score.gap_unit}"
         return f"No significant difference: {name} is {difference} from {reference} ({evidence})."
     size = f"{score.size(mean, digits)} ± {score.size(sd, digits)} {score.gap_unit}"

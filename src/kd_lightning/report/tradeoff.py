@@ -159,7 +159,7 @@ def _title(comparison: Comparison) -> str:
         names = [short(name) for name in found[key]]
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         return f"Best for their {COSTS[key][0]}: {shown} (of {len(comparison.arms)})"
-    teacher, contrast = comparison.teacher, next(iter(comparison.contrasts), None)
+    teacher, contrast = comparison.teacher, next(iter(comparison.headlines), None)
     if teacher is None or contrast is None or teacher not in _scored(comparison):
         return f"{comparison.score.name} against size, FLOPs and latency"
     arm, score = comparison.arm(contrast.name), comparison.score

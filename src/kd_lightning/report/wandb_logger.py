@@ -152,7 +152,7 @@ def summary(comparison: Comparison) -> dict[str, Any]:
         for metric in names.SUMMARISED:
             if one := arm.summary(metric):
                 values[f"test/{metric}/{kind}"] = one.mean
-    contrast = next(iter(comparison.contrasts), None)
+    contrast = next(iter(comparison.headlines), None)
     if contrast is not None and contrast.differences:
         values[f"gain/{comparison.score.key}"] = sum(contrast.differences) / len(contrast.differences)
         values["gain/p"] = contrast.p
