@@ -77,7 +77,7 @@ def test_schedulers(name):
 
 @pytest.mark.parametrize("name", choices("metrics"))
 def test_metrics(name):
-    cfg = compose("config", [f"metrics={name}"])
+    cfg = compose("config", [f"metrics={name}", "data=synthetic_text", "data.num_classes=3", "data.vocab_size=260"])
     assert cfg.metrics.monitor.partition("/")[2] in cfg.metrics.metrics
     assert {n: instantiate(node) for n, node in cfg.metrics.metrics.items()}
 

@@ -107,8 +107,11 @@ def test_programs_in_pictures_are_not_started(tmp_path):
 
 
 def test_a_text_arrives_as_it_was_sent():
-    text = "Grüße\n\t\U0001f600 \u200d <b>\"x\"</b>"
-    for body in (json.dumps({"text": text, "more": 1}).encode(), json.dumps({"text": text}, ensure_ascii=False).encode()):
+    text = 'Grüße\n\t\U0001f600 \u200d <b>"x"</b>'
+    for body in (
+        json.dumps({"text": text, "more": 1}).encode(),
+        json.dumps({"text": text}, ensure_ascii=False).encode(),
+    ):
         assert post([body[:12], body[12:]], JSON, TEXTS) == (200, {"text": text})
     pairs = TextIntake({"task": "classification", "pair": True}, 1_000)
     both = {"text": "a", "pair": "b"}

@@ -4,16 +4,48 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tests.conftest import TINY
+from tests.conftest import QUICK, TINY
+
+SMALL_NET = {"width": 32, "layers": 1}
 
 
-def finished_run(folder: Path, *arguments: str) -> Path:
-    """A finished pipeline below ``folder``: quick, on synthetic pictures of three classes."""
+# Task -> metrics, and what must be said beside it.
+TEXT_TASKS = {
+    "classification": ["metrics=text_classification"],
+    "regression": ["metrics=regression"],
+    "token_classification": ["metrics=token_classification"],
+    "masked_lm": ["metrics=language_model"],
+    "causal_lm": ["metrics=language_model", "model@teacher=tiny_gpt", "model@student=tiny_gpt"],
+    "embedding": ["metrics=embedding", "teacher.fit=null", "method=tinybert_general", "job=train"],
+}
+
+
+def finished_text_run(folder: Path, task: str, *arguments: str) -> Path:
+    """A finished pipeline on made-up texts, exported; of embeddings one training alone."""
+    size = [f"{role}.net.{key}={value}" for role in ("teacher", "student") for key, value in SMALL_NET.items()]
+    start = ["data=synthetic_text", f"data.task={task}", "data.source.samples=120", "data.max_length=64", *QUICK,
+             "trainer.max_epochs=1", "model@teacher=tiny_bert", "model@student=tiny_bert", *TEXT_TASKS[task],
+             *size]  # fmt: skip
+    run = finished_run(folder, *arguments, start=start)
+    if "job=train" in start:
+        command(folder, "job=export", f"run={run}", *arguments)
+    return run
+
+
+def finished_run(folder: Path, *arguments: str, start: Sequence[str] = TINY) -> Path:
+    """A finished run below ``folder``: quick, on synthetic pictures of three classes unless ``start`` says else."""
+    command(folder, *start, "name=finished", *arguments)
+    return next(folder.glob("outputs/finished/*/status.json")).parent
+
+
+def command(folder: Path, *arguments: str) -> None:
+    """``python -m kd_lightning <arguments>`` in this process and this folder."""
     from hydra.core.global_hydra import GlobalHydra
 
     from kd_lightning import runs
@@ -23,13 +55,12 @@ def finished_run(folder: Path, *arguments: str) -> Path:
     runs._RUN_DIRS.clear()
     GlobalHydra.instance().clear()
     os.chdir(folder)
-    sys.argv = ["kd_lightning", *TINY, "name=finished", *arguments]
+    sys.argv = ["kd_lightning", *arguments]
     try:
         main()
     finally:
         os.chdir(before)
         sys.argv = given
-    return next(folder.glob("outputs/finished/*/status.json")).parent
 
 
 def pictures(folder: Path, count: int = 6, size: tuple[int, int] = (8, 8)) -> list[Path]:

@@ -24,7 +24,7 @@ from kd_lightning.deploy.intake import Intake
 
 log = logging.getLogger(__name__)
 
-PAGE = Path(__file__).with_name("page.html")
+HERE = Path(__file__).parent
 
 
 class Model(Protocol):
@@ -108,9 +108,17 @@ def build_server(
         workers_per_device=workers,
         timeout=seconds,
         model_metadata=facts,
-        middlewares=[(Gate, {**gate, "page": PAGE.read_text()})],
+        middlewares=[(Gate, {**gate, "page": read_page()})],
         disable_openapi_url=True,  # its page would load scripts from elsewhere
     )
+
+
+def read_page() -> str:
+    """The page, style and script in it: it loads nothing."""
+    page = (HERE / "page.html").read_text(encoding="utf-8")
+    for name in ("page.css", "page.js"):
+        page = page.replace(f"{{{{{name}}}}}", (HERE / name).read_text(encoding="utf-8").rstrip())
+    return page
 
 
 def serve(server: litserve.LitServer, host: str, port: int, ready: Callable[[], None]) -> None:
