@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import time
 import warnings
 from pathlib import Path
@@ -71,9 +72,11 @@ def check(cfg: DictConfig) -> None:
 
 def quieten() -> None:
     """One log line a fact: Lightning's loggers also have a handler of their own."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # that a new head is new, it would warn in ten lines
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).propagate = False
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # what torchao says to torch when it is imported
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
 

@@ -151,6 +151,7 @@ def fit_arm(
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     distiller = build_distiller(cfg, data, net, teacher, trainings)
+    distiller.train()  # Lightning leaves it as it is, and a checkpoint of transformers comes in evaluation mode
     log.info(f"{label}: training ...")
     for name, shapes in distiller.pairing:
         log.info(f"  {name}: " + ", ".join(f"{argument} {shape}" for argument, shape in shapes.items()))

@@ -62,6 +62,10 @@ def build_net(role: DictConfig, seed: int) -> nn.Module:
         from kd_lightning.models.registry import load_weights
 
         load_weights(net, checkpoint_file(role.checkpoint))
+    if role.get("body") is not None:
+        from kd_lightning.models.registry import load_body
+
+        load_body(net, checkpoint_file(role.body))
     return net
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from kd_lightning.jobs._assemble import build_loggers
 from kd_lightning.jobs._load import ARM
 from kd_lightning.jobs._predictions import predict
 from kd_lightning.jobs._probes import probe_arms
+from kd_lightning.report.console import console as report_console
 from kd_lightning.report.html import write_reports
 from kd_lightning.report.measure import count_parameters, flops, latency
 from kd_lightning.report.results import Arm, Comparison, Cost, Run, compare
@@ -70,6 +70,9 @@ def read_run(folder: Path, name: str) -> Run:
         train_seconds=record["train_seconds"],
         validation=read_validation(folder),
         whole=record.get("whole", {}),
+        choices=record["test"],
+        epochs=record["epochs"],
+        energy_joules=record.get("energy_joules"),
     )
 
 
@@ -170,10 +173,12 @@ def show(comparison: Comparison, folder: Path, cfg: DictConfig) -> None:
     """Print table and verdicts, write the reports, tell the loggers that take reports."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     paths = write_reports(folder, comparison, settings)
-    console = Console()
+    console = report_console()
     console.print(console_table(comparison))
     for verdict in comparison.verdicts:
         console.print(verdict, highlight=False, markup=False)
+    for remark in comparison.remarks:
+        console.print(remark, highlight=False, markup=False)
     for warning in comparison.warnings:
         console.print(warning, style="yellow", highlight=False, markup=False)
     console.print(f"Report: {paths['html']}", soft_wrap=True, highlight=False, markup=False)

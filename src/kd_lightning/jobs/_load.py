@@ -61,7 +61,8 @@ def load_run(folder: str | Path) -> LoadedRun:
     arm = student_folder(Path(folder))
     cfg = OmegaConf.load(arm / "config.yaml")
     assert isinstance(cfg, DictConfig)
-    net = deployed_net(cfg)
+    # Where its body came from may be gone; its weights are all in the file.
+    net = deployed_net(OmegaConf.merge(cfg, {"student": {"body": None}}))  # type: ignore[arg-type]
     load_weights(net, arm / "student.safetensors")
     return LoadedRun(arm, cfg, net.eval())
 

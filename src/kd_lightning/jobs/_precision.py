@@ -138,11 +138,12 @@ def _seconds(
 
 
 def _few(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch, or its first samples where it is large pictures: a question of a second, not of a minute."""
-    image = batch.get("image")
-    if not isinstance(image, Tensor) or image.numel() < 200_000:
+    """The batch, or its first samples where it is large: a question of a second, not of a minute."""
+    tensor = batch.get("image", batch.get("input_ids"))
+    large = 200_000 if "image" in batch else 1000  # numbers of images, tokens of texts
+    if not isinstance(tensor, Tensor) or tensor.numel() < large:
         return dict(batch)
-    size = len(image)
+    size = len(tensor)
     return {k: v[:FEW] if isinstance(v, Tensor) and v.dim() and len(v) == size else v for k, v in batch.items()}
 
 

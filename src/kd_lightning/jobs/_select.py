@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,24 @@ def select_training(cfg: DictConfig, data: SplitDataModule, teacher: nn.Module, 
     if is_main_process():
         write_json(folder / FILE, record)
     return record
+
+
+def selection_remarks(folder: Path) -> list[str]:
+    """What a report says of the choice that was made in a run; nothing where none was."""
+    try:
+        record: dict[str, Any] = json.loads((folder / FILE).read_text())
+    except FileNotFoundError:
+        return []
+    left_out = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in record["left_out_by"].items() if count]
+    by_class = [
+        f"{name} {kept:,} of {all_of:,}"
+        for name, kept, all_of in zip(record["classes"], record["kept_of_class"], record["of_class"], strict=False)
+    ]
+    return [
+        f"data.select kept {record['kept']:,} of {record['samples']:,} training samples"
+        + (f" (left out: {', '.join(left_out)})" if left_out else "")
+        + (f": {'; '.join(by_class)}." if len(by_class) <= 20 else ".")
+    ]
 
 
 def _logits(net: nn.Module, role: DictConfig, cfg: DictConfig, data: SplitDataModule) -> Tensor:

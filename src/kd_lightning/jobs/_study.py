@@ -18,6 +18,8 @@ from kd_lightning.jobs._arm import FittedArm, arm_identity
 from kd_lightning.jobs._assemble import build_data, needs_teacher
 from kd_lightning.jobs._check import check_targets
 from kd_lightning.jobs._load import ARM
+from kd_lightning.jobs._select import select_training
+from kd_lightning.jobs._student import prepare_student
 from kd_lightning.jobs._teacher import obtain_teacher
 
 log = logging.getLogger("kd_lightning")
@@ -140,6 +142,8 @@ def open_study(cfg: DictConfig, recipes: list[Recipe]) -> Study:
     """
     data = build_data(cfg)
     teacher, teacher_arm = obtain_teacher(cfg, data)
+    prepare_student(cfg)
+    select_training(cfg, data, teacher, Path(cfg.study.folder))  # for all arms: equal data
     seeds = list(cfg.seeds) if cfg.seeds is not None else [cfg.seed]
     return Study(data, teacher, teacher_arm, [_cell(cfg, r, s, data, teacher) for s in seeds for r in recipes])
 

@@ -25,10 +25,11 @@ def teacher_cfg(cfg: DictConfig) -> DictConfig:
     plain: Any = OmegaConf.to_container(cfg)
     fit = dict(plain["teacher"]["fit"])
     # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
-    plain["student"] = {key: plain["teacher"][key] for key in plain["student"]}
+    plain["student"] = {key: plain["teacher"][key] for key in plain["student"]} | {"fit": None}
     plain["method"] = fit.pop("method", plain["method"])
     plain.update(seed=cfg.teacher.seed, seeds=None, ckpt_path=None, protocol="validation")
-    plain["data"].pop("views", None)  # how often the student sees a view is not the teacher's business
+    for own in ("views", "select"):  # what the student sees of the data is not the teacher's business
+        plain["data"].pop(own, None)
     merged = OmegaConf.merge(OmegaConf.structured(Config), plain, fit)
     assert isinstance(merged, DictConfig)
     return merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -16,6 +17,8 @@ from kd_lightning.jobs._assemble import build_data
 from kd_lightning.jobs._check import check_targets
 from kd_lightning.jobs._comparison import build_arm, build_comparison, build_teacher_arm, cost_of, show
 from kd_lightning.jobs._export import export_student
+from kd_lightning.jobs._select import select_training, selection_remarks
+from kd_lightning.jobs._student import prepare_student
 from kd_lightning.jobs._teacher import obtain_teacher
 from kd_lightning.report.results import Comparison
 from kd_lightning.runs import is_main_process, write_status
@@ -32,31 +35,59 @@ def run(cfg: DictConfig, folder: Path) -> float:
     if is_main_process():
         data.save_split(folder)
     seeds = list(cfg.seeds) if cfg.seeds is not None else [cfg.seed]
-    arms = ["teacher"] + [f"{cfg[m].name} {s}" for s in seeds for m in ("baseline", "method") if cfg[m] is not None]
-    log.info(f"Plan: {len(arms)} trainings (teacher, then student {cfg.student.name} with seeds {seeds})")
+    kinds = (cfg.baseline is not None) + 1 + (cfg.data.get("select") is not None)
+    trainings = 1 + (cfg.student.fit is not None) + kinds * len(seeds)
+    log.info(f"Plan: {trainings} trainings (teacher, then student {cfg.student.name} with seeds {seeds})")
 
     teacher, teacher_arm = obtain_teacher(cfg, data)
+    prepare_student(cfg)
     distilled_name = f"student + {cfg.method.name}"
     fitted: dict[str, list[FittedArm]] = {}
+    students = _students(cfg, data, teacher, folder, distilled_name)
     for seed in seeds:
-        for name, method, kind in ((ALONE, cfg.baseline, "alone"), (distilled_name, cfg.method, "distilled")):
-            if method is None:
-                continue
-            own = _with_method(cfg, method, seed)
-            target = folder / ("alone" if kind == "alone" else method.name) / f"seed_{seed}"
-            net = None if kind == "alone" else teacher
-            arm = fit_arm(own, target, data, net, f"{name}, seed {seed}", kind, trainings=len(seeds))
-            fitted.setdefault(name, []).append(arm)
+        for one in students:
+            own = _with_method(cfg, one.method, seed)
+            net = None if one.kind == "alone" else teacher
+            target = folder / one.folder / f"seed_{seed}"
+            arm = fit_arm(own, target, one.data, net, f"{one.name}, seed {seed}", one.kind, trainings=len(seeds))
+            fitted.setdefault(one.name, []).append(arm)
 
     validation = sum(_validation(arm, cfg) for arm in fitted[distilled_name]) / len(seeds)
     if not is_main_process():
         return validation
     comparison = _compare(cfg, folder, data, fitted, (teacher, teacher_arm))
+    comparison.remarks += selection_remarks(folder)
     chosen = max(fitted[distilled_name], key=lambda arm: _validation(arm, cfg))
     write_status(folder, student=str(chosen.folder.relative_to(folder)))
     show(comparison, folder, cfg)
     export_student(chosen, data, folder / "export", cfg)
     return validation
+
+
+@dataclass(frozen=True)
+class _Student:
+    """An arm of the pipeline: what it is called, how it learns and from which samples, and where it lies."""
+
+    name: str
+    method: DictConfig
+    kind: str
+    data: SplitDataModule
+    folder: str
+
+
+def _students(
+    cfg: DictConfig, data: SplitDataModule, teacher: nn.Module, folder: Path, distilled: str
+) -> list[_Student]:
+    """The student alone, the distilled one, and where ``data.select`` chooses its samples, one that gets them all."""
+    found = []
+    if cfg.baseline is not None:
+        found.append(_Student(ALONE, cfg.baseline, "alone", data, "alone"))
+    if cfg.data.get("select") is None:
+        return [*found, _Student(distilled, cfg.method, "distilled", data, cfg.method.name)]
+    chosen = build_data(cfg)
+    select_training(cfg, chosen, teacher, folder)
+    found.append(_Student(f"{distilled}, all samples", cfg.method, "distilled", data, f"{cfg.method.name}_all"))
+    return [*found, _Student(distilled, cfg.method, "distilled", chosen, cfg.method.name)]
 
 
 def _with_method(cfg: DictConfig, method: DictConfig, seed: int) -> DictConfig:
@@ -88,4 +119,8 @@ def _compare(
     for name, group in fitted.items():
         cost = cost_of(group[0].net, instantiate(cfg.student.call), data, group[0].folder, cfg)
         arms.append(build_arm(name, group[0].record["kind"], [a.folder for a in group], cost))
-    return build_comparison(arms, data, cfg, ALONE if ALONE in fitted else None, teacher=teacher[0])
+    reference = ALONE if ALONE in fitted else None
+    names = [arm.name for arm in arms if arm.kind == "distilled"]
+    pairs = [(name, ALONE) for name in names if reference]
+    pairs += [(names[-1], name) for name in names[:-1]]  # what the choice of the samples changed
+    return build_comparison(arms, data, cfg, reference, pairs, teacher=teacher[0])

@@ -11,6 +11,8 @@ from kd_lightning.jobs._arm import fit_arm
 from kd_lightning.jobs._assemble import build_data, needs_teacher
 from kd_lightning.jobs._check import check_targets
 from kd_lightning.jobs._objectives import check_objectives, objectives
+from kd_lightning.jobs._select import select_training
+from kd_lightning.jobs._student import prepare_student
 from kd_lightning.jobs._teacher import obtain_teacher
 from kd_lightning.runs import is_main_process, write_status
 from kd_lightning.tuning.stop import STOPPED, MedianStop, TrialStoppedError
@@ -28,10 +30,14 @@ def run(cfg: DictConfig, folder: Path) -> float | list[float | None] | str | Non
     data = build_data(cfg)
     if is_main_process():
         data.save_split(folder)
-    teacher = obtain_teacher(cfg, data)[0] if needs_teacher(cfg.method) else None
+    taught, chosen = needs_teacher(cfg.method), cfg.data.get("select") is not None
+    teacher = obtain_teacher(cfg, data)[0] if taught or chosen else None
+    prepare_student(cfg)
+    if teacher is not None and chosen:
+        select_training(cfg, data, teacher, folder)
     label = f"student {cfg.student.name} + {cfg.method.name}"
     try:
-        arm = fit_arm(_watched(cfg, folder), folder, data, teacher, label)
+        arm = fit_arm(_watched(cfg, folder), folder, data, teacher if taught else None, label)
     except TrialStoppedError as stop:
         log.info(str(stop))
         return STOPPED

@@ -115,6 +115,34 @@ def load_weights(net: nn.Module, path: str | Path, skip: Collection[str] = ()) -
     net.load_state_dict({key: state[key] for key in own if key not in kept} | kept)
 
 
+def load_body(net: nn.Module, path: str | Path) -> None:
+    """Load what two models of one body share: into a classifier from a language model, into that from an encoder.
+
+    Args:
+        net: A model of transformers, changed in place; its head stays as it is.
+        path: See :func:`read_weights`; weights of the same body under any head, or of the body alone.
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        ValueError: The net has no body that is known, or that of the file is another one.
+    """
+    prefix = getattr(net, "base_model_prefix", None)
+    if not prefix:
+        raise ValueError(f"{type(net).__name__} is no model of transformers: its body is not known. Give `checkpoint`.")
+    body: nn.Module = net.base_model  # type: ignore[assignment]
+    state = {key.removeprefix(f"{prefix}."): value for key, value in read_weights(path).items()}
+    own = body.state_dict()
+    # A pooler is part of the head: models without one are not trained to have it.
+    wanted = [key for key in own if not key.startswith("pooler.")]
+    missing = [key for key in wanted if key not in state]
+    shapes = [key for key in wanted if key in state and state[key].shape != own[key].shape]
+    if missing or shapes:
+        problems = (("missing", missing), ("of another shape", shapes))
+        listed = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems if keys)
+        raise ValueError(f"{path} holds another body than this {type(net).__name__} ({listed}).")
+    body.load_state_dict({key: state.get(key, value) if key in wanted else value for key, value in own.items()})
+
+
 def savable_state(net: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """What goes into a safetensors file: of tensors that are one in the net (tied embedding and head), the first.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from kd_lightning.report import format as fmt
 from kd_lightning.report.balance import balance, class_rows
+from kd_lightning.report.choices import choice_rows, paper_protocol
 from kd_lightning.report.probe_tables import cka_rows, front_rows, gradient_rows, pair_rows, robust_rows
 from kd_lightning.report.results import Comparison
 from kd_lightning.report.tables import main_table, test_table
@@ -20,9 +21,14 @@ def markdown(comparison: Comparison) -> str:
     parts = ["# Distillation report", *(f"**{escape(text, 1000)}**" for text in comparison.verdicts)]
     parts += [f"> {escape(text, 1000)}" for text in comparison.warnings]
     parts += ["## Result on the test split", _main(comparison)]
+    parts += [escape(text, 1000) for text in comparison.remarks]
     if comparison.contrasts:
         head, rows = test_table(comparison)
         parts += ["## Tests", _table(head, rows)]
+    head, rows = choice_rows(comparison)
+    if rows:
+        parts += ["## Choice of weights and cost of a training", _table(head, rows)]
+        parts += [] if (note := paper_protocol(comparison)) is None else [escape(note, 1000)]
     if comparison.kind.classes:
         parts += ["## Balance over the classes", _balance(comparison), _classes(comparison)]
     for heading, head, rows in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,7 +80,21 @@ class Comparison:
 
     @property
     def warnings(self) -> list[str]:
-        return [warning for contrast in self.contrasts for warning in contrast.warnings]
+        """A teacher that has nothing to teach, and what the means hide."""
+        teacher = [] if (text := self._poor_teacher()) is None else [text]
+        return teacher + [warning for contrast in self.contrasts for warning in contrast.warnings]
+
+    def _poor_teacher(self) -> str | None:
+        if self.teacher is None or self.reference is None:
+            return None
+        score = self.score
+        teacher, alone = (arm.metrics_mean(score.key) for arm in (self.teacher, self.arm(self.reference)))
+        if score.better(teacher - alone) or math.isnan(teacher - alone):
+            return None
+        return (
+            f"The teacher ({score.value(teacher)}) is not better than {self.reference} ({score.value(alone)}): a gain"
+            " from it is not to be expected. Train it longer, or take a larger one."
+        )
 
     def leading(self, most: int = 5) -> list[Measured]:
         """The arms that pictures with little room show: teacher, reference, judged methods, then the others."""

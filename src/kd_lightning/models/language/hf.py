@@ -17,6 +17,7 @@ from kd_lightning.models.language.quantise import quantised, settings
 from kd_lightning.models.language.stack import keep_layers
 from kd_lightning.models.language.tasks import AUTO_CLASSES, build, check_task, outputs, without_pooler
 from kd_lightning.models.registry import load_weights
+from kd_lightning.packages import resolve_name
 
 
 def hf(
@@ -36,7 +37,7 @@ def hf(
     """A model of transformers for a task.
 
     Args:
-        name: Name on the hub, or a folder with ``config.json`` (and weights).
+        name: Name on the hub, a folder with ``config.json`` (and weights), or ``package:<package>/<folder>``.
         task: ``classification``, ``regression``, ``token_classification``, ``masked_lm``, ``causal_lm`` or
             ``embedding``.
         num_classes: Classes or tags, where there are; a pretrained head of another width is replaced by a new one.
@@ -55,6 +56,7 @@ def hf(
         ValueError: An argument that does not fit the model.
     """
     check_task(task)
+    name = resolve_name(name)
     if lora is not None and quantise is not None and quantise != "nf4":
         raise ValueError(f"lora on quantise={quantise} cannot be trained: leave one out, or take quantise=nf4.")
     configuration = _configuration(name, {**outputs(task, num_classes), **(config or {})})
@@ -122,6 +124,8 @@ def _pretrained(name: str, task: str, configuration: Any, **options: Any) -> Any
         raise ValueError(f"{name} ({type(configuration).__name__}) has no net for task={task}.")
     options |= without_pooler(task, auto._model_mapping[type(configuration)])
     folder = Path(name).expanduser()
+    if folder.is_dir():  # a second's work: only a download is worth a bar
+        transformers.utils.logging.disable_progress_bar()
     with _hub(name):
         return auto.from_pretrained(
             str(folder) if folder.is_dir() else name,

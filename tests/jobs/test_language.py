@@ -1,0 +1,103 @@
+"""Language models through the command line: the general stage before the task, chosen samples, judged by task."""
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+
+from kd_lightning.conf_dir import conf_dir
+from kd_lightning.jobs._assemble import build_data, build_net
+from kd_lightning.jobs._student import prepare_student
+from kd_lightning.models.registry import load_body
+from kd_lightning.runs import register_resolvers
+from kd_lightning.schema import register
+from tests.conftest import TINY
+from tests.jobs.checkpoints import bert
+from tests.jobs.test_experiments import glue_tinybert
+
+
+def composed(*overrides):
+    register()
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def test_the_student_starts_from_what_it_learnt_on_plain_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = ["+experiment=glue_tinybert", "trainer=smoke", *glue_tinybert(tmp_path)]
+    cfg = composed(*common)
+    build_data(cfg)
+    without = build_net(cfg.student, 0)
+    prepare_student(cfg)
+    learnt = load_file(f"{cfg.student.body}/student.safetensors")
+    net = build_net(cfg.student, 0)
+    body = net.base_model.state_dict()
+    shared = [key for key in learnt if key in body and not key.startswith("pooler.")]
+    assert len(shared) > 20
+    assert all(torch.equal(body[key], learnt[key]) for key in shared)
+    layer = "encoder.layer.0.attention.self.query.weight"
+    assert not torch.equal(without.base_model.state_dict()[layer], body[layer])
+
+    written = (tmp_path / cfg.student.body / "arm.json").stat().st_mtime_ns
+    again = composed(*common)
+    build_data(again)
+    prepare_student(again)
+    assert again.student.body == cfg.student.body
+    assert (tmp_path / cfg.student.body / "arm.json").stat().st_mtime_ns == written
+
+
+def student(*overrides):
+    """The student's net."""
+    data = ["data=synthetic_text", "data.num_classes=3", "data.vocab_size=260", "data.pad_token_id=256"]
+    return build_net(composed(*data, *overrides).student, 0)
+
+
+def test_another_body_is_refused(tmp_path):
+    bert(tmp_path / "four")
+    net = student("model@student=hf", f"student.net.name={bert(tmp_path / 'two', 2)}")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    load_body(net, tmp_path / "two" / "model.safetensors")
+    head = [key for key in before if not key.startswith("bert.")]
+    assert head
+    assert all(torch.equal(net.state_dict()[key], before[key]) for key in head)
+    wider = student("model@student=tiny_bert", "student.net.width=64")
+    with pytest.raises(ValueError, match="holds another body"):
+        load_body(wider, tmp_path / "four" / "model.safetensors")
+    with pytest.raises(ValueError, match="no model of transformers"):
+        load_body(torch.nn.Linear(2, 2), tmp_path / "two" / "model.safetensors")
+
+
+def test_the_effect_of_choosing_the_samples_is_shown(cli):
+    outcome = cli(*TINY, "data.select={min_confidence: 0.5}", "trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.text
+    record = json.loads((outcome.folder / "selection.json").read_text())
+    arms = json.loads((outcome.folder / "metrics.json").read_text())["arms"]
+    assert set(arms) == {"teacher", "student alone", "student + kd, all samples", "student + kd"}
+    remark = f"data.select kept {record['kept']} of {record['samples']} training samples"
+    assert remark in " ".join(outcome.text.split())
+    assert remark in (outcome.folder / "report.html").read_text()
+    chosen = json.loads((outcome.folder / "kd" / "seed_0" / "arm.json").read_text())
+    whole = json.loads((outcome.folder / "kd_all" / "seed_0" / "arm.json").read_text())
+    assert chosen["identity"] != whole["identity"]
+
+
+def test_a_language_model_is_judged_by_its_likelihood(cli):
+    outcome = cli(
+        "data=synthetic_text", "data.task=causal_lm", "data.source.samples=60", "metrics=language_model",
+        "model@teacher=tiny_gpt", "model@student=tiny_gpt", "student.net.layers=1", "method=forward_kl",
+        "trainer=smoke", "compare.latency=false", "optimizer=adamw",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.text
+    record = json.loads((outcome.folder / "forward_kl" / "seed_0" / "arm.json").read_text())
+    found = json.loads((outcome.folder / "metrics.json").read_text())["arms"]["student + forward_kl"]
+    assert found["nll"]["mean"] == pytest.approx(record["whole"]["nll"])
+    rows = load_file(outcome.folder / "forward_kl" / "seed_0" / "test.safetensors")
+    nll = torch.nn.functional.cross_entropy(rows["logits"], rows["target"])
+    assert record["whole"]["nll"] == pytest.approx(float(nll), rel=1e-4)
+    assert "nats per token" in outcome.text
+    evaluated = cli("job=evaluate", f"run={outcome.folder}")
+    assert evaluated.code == 0, evaluated.text
+    assert "perplexity" in evaluated.text
