@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_lightning.data.text import module as text_module
+from kd_lightning.data.text import splits as text_splits
 from kd_lightning.data.text.packing import pack
 from kd_lightning.data.text.rows import cached_rows, make_rows
 from tests.data.text.given import Given, everything, module
@@ -21,7 +21,7 @@ def test_texts_are_tokenised_once(tmp_path, monkeypatch):
     rows = everything(first)
     assert len(list((tmp_path / "cache").glob("rows-*.safetensors"))) == 3
     calls = []
-    monkeypatch.setattr(text_module, "encode", lambda *args: calls.append(args) or pytest.fail("tokenised again"))
+    monkeypatch.setattr(text_splits, "encode", lambda *args: calls.append(args) or pytest.fail("tokenised again"))
     again = module(Given(TEXTS, label=labels), tmp_path, seed=7, batch_size=8)
     assert everything(again) == rows
     for change in ({"max_length": 20}, {"split_seed": 1}):

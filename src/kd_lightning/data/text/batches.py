@@ -17,6 +17,7 @@ from kd_lightning.data.text.packing import restarting_positions
 from kd_lightning.data.text.rows import Rows
 from kd_lightning.data.text.tokenizers import special_ids
 
+_TEACHER_KEYS = ("input_ids", "attention_mask", "target", "loss_mask", "target_ends")
 EVALUATION = -1
 """The view in which masked language models are evaluated: always the same masks."""
 
@@ -70,14 +71,22 @@ class TextDataset(BatchDataset):
         targets: (n,) targets of the rows used, for tasks with one a row; else None.
         form: How rows become batches.
         signals: Gives more entries of a batch that has a view, or None.
+        teacher: The same rows in the teacher's tokens and how they become batches, or None.
     """
 
     in_memory = True
 
     def __init__(
-        self, rows: Rows, positions: Tensor, targets: Tensor | None, form: Form, signals: Signals | None = None
+        self,
+        rows: Rows,
+        positions: Tensor,
+        targets: Tensor | None,
+        form: Form,
+        signals: Signals | None = None,
+        teacher: tuple[Rows, Form] | None = None,
     ) -> None:
         self.rows, self.positions, self.targets, self.form, self.signals = rows, positions, targets, form, signals
+        self.teacher = teacher
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -85,6 +94,10 @@ class TextDataset(BatchDataset):
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index = torch.tensor(draw.positions, dtype=torch.int64)
         batch = make_batch(self.rows, self.positions[index], index, draw.view, self.form)
+        if self.teacher is not None:
+            rows, form = self.teacher
+            theirs = make_batch(rows, self.positions[index], index, draw.view, form)
+            batch |= {f"teacher_{key}": theirs[key] for key in _TEACHER_KEYS}
         if self.targets is not None:
             batch["target"] = self.targets[index]
         if draw.view is not None:
@@ -146,7 +159,7 @@ def _masked(tokens: Tensor, real: Tensor, index: Tensor, view: int | None, form:
 
 
 def _causal(tokens: Tensor, real: Tensor, found: dict[str, Tensor], prompts: Tensor | None) -> dict[str, Tensor]:
-    """Targets, and of packed rows positions and segments."""
+    """Targets; of packed rows positions and segments; where the tokens of two are compared, where the targets end."""
     if "segments" in found:
         return {
             "target": shift_targets(tokens, found["learn"].bool()),
@@ -156,7 +169,10 @@ def _causal(tokens: Tensor, real: Tensor, found: dict[str, Tensor], prompts: Ten
     learn = real
     if prompts is not None:
         learn = real & (torch.arange(tokens.shape[1]) >= prompts[:, None])
-    return {"target": shift_targets(tokens, learn)}
+    batch = {"target": shift_targets(tokens, learn)}
+    if "ends" in found:
+        batch["target_ends"] = found["ends"].roll(-1, 1)
+    return batch
 
 
 def to_left(batch: dict[str, Tensor], real: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kd_lightning.data.arrays import IGNORE, fingerprint
+from kd_lightning.data.arrays import IGNORE
 from kd_lightning.data.base import Batch, SplitDataModule
 from kd_lightning.data.counter import fold_text
 from kd_lightning.data.loader import Signals
 from kd_lightning.data.split import NAMES, Split
 from kd_lightning.data.text.batches import Form, TextDataset, make_form
 from kd_lightning.data.text.choices import check_choices, check_found
-from kd_lightning.data.text.encode import LANGUAGE_MODELS, TASKS, Layout, check_layout, encode
+from kd_lightning.data.text.encode import LANGUAGE_MODELS, TASKS, Layout, check_layout
 from kd_lightning.data.text.labels import Samples, label_samples
-from kd_lightning.data.text.rows import Rows, cached_rows
+from kd_lightning.data.text.rows import Rows
+from kd_lightning.data.text.splits import Encoder
+from kd_lightning.data.text.teacher_tokens import TeacherTokens
 from kd_lightning.data.text.texts import TextSource, pick, training_corpus, without_duplicates
 from kd_lightning.data.text.tokenizers import TokenizerFactory, at_rest, row_length, tokenizer_hash
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Raised when texts become other rows than before.
-VERSION = 1
 _SIDES = ("right", "left")
 
 
@@ -46,6 +45,9 @@ class TextDataModule(SplitDataModule):
     - tasks of tokens: ``loss_mask`` (B, T) bool, where ``target`` is not -100.
     - causal_lm: ``prompt_length`` (B,) int64, the tokens of the prompt without padding; 0 for plain text. Packed rows
       have ``position_ids`` that restart and ``segment_ids`` (from 1; padding 0) instead.
+    - ``teacher_tokenizer``: ``teacher_input_ids``, ``teacher_attention_mask``, ``teacher_target`` and
+      ``teacher_loss_mask`` (B, S) of the same texts; ``target_ends`` and ``teacher_target_ends``: the character after
+      the last one of the token that each position predicts, the end token being one character.
     - ``index``: (B,) int64, the position within the split; while training also ``view`` and what ``signals`` gives.
 
     Args:
@@ -66,6 +68,9 @@ class TextDataModule(SplitDataModule):
         num_classes: Checked against the data; None to take what is found.
         vocab_size: As ``num_classes``.
         pad_token_id: As ``num_classes``.
+        teacher_tokenizer: Makes a tokenizer of the teacher's own (causal_lm); None: it has the student's.
+        teacher_max_length: Most tokens of the teacher; None: ``max_length``. Texts are cut to what both take.
+        teacher_vocab_size, teacher_pad_token_id: As ``num_classes``.
         root: Folder of the data, for configurations that pass it on to the source; of no effect here.
         base: Arguments of :class:`SplitDataModule`.
     """
@@ -90,6 +95,10 @@ class TextDataModule(SplitDataModule):
         num_classes: int | None = None,
         vocab_size: int | None = None,
         pad_token_id: int | None = None,
+        teacher_tokenizer: TokenizerFactory | None = None,
+        teacher_max_length: int | None = None,
+        teacher_vocab_size: int | None = None,
+        teacher_pad_token_id: int | None = None,
         root: str | None = None,
         **base: Any,
     ) -> None:
@@ -107,6 +116,8 @@ class TextDataModule(SplitDataModule):
         self.buckets, self.pad, self.padding_side = buckets, pad, padding_side
         self.mask_probability, self.drop_duplicates = mask_probability, drop_duplicates
         self.num_classes, self.vocab_size, self.pad_token_id = num_classes, vocab_size, pad_token_id
+        theirs = (teacher_max_length, teacher_vocab_size, teacher_pad_token_id)
+        self.teacher = None if teacher_tokenizer is None else TeacherTokens(teacher_tokenizer, *theirs)
         self._samples: Samples | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._rows: dict[str, Rows] = {}
@@ -118,9 +129,7 @@ class TextDataModule(SplitDataModule):
         """Read, split, and tokenise what is not in the cache; then ``facts``, num_samples, class_names and
         fingerprint are known. Calling it again does nothing.
 
-        Raises:
-            FileNotFoundError: The data or the tokenizer is not there.
-            ValueError: The data is damaged, or does not fit the configuration.
+        Raises FileNotFoundError where the data or a tokenizer is missing, ValueError where something does not fit.
         """
         if self._form is not None:
             return
@@ -129,9 +138,12 @@ class TextDataModule(SplitDataModule):
             texts = without_duplicates(texts)
         samples = label_samples(texts, self.task)
         documents = self._set_split(samples)
-        tokenizer = self.factory.build(lambda: training_corpus(texts, documents.train), self.cache_dir)
+        corpus = partial(training_corpus, texts, documents.train)
+        tokenizer = self.factory.build(corpus, self.cache_dir)
         layout = self._layout(samples, tokenizer)
         check_layout(layout, texts, tokenizer)
+        if self.teacher is not None:
+            self.teacher.open(corpus, self.cache_dir, layout, str(self.name))
         self._samples, self._tokenizer = samples, tokenizer
         self._encode(documents, layout)
         self._describe()
@@ -155,25 +167,11 @@ class TextDataModule(SplitDataModule):
     def _encode(self, documents: Split, layout: Layout) -> None:
         """Rows of every split, and the split of the rows."""
         assert self._samples is not None
-        samples, tokenizer = self._samples, self.tokenizer
-        settings = [samples.fingerprint, tokenizer_hash(tokenizer), repr(asdict(layout)), str(VERSION)]
-        positions: dict[str, Tensor] = {}
-        start = 0
-        for name in NAMES:
-            wanted = documents[name]
-            count = 0
-            if len(wanted):
-                path = self.cache_dir / f"rows-{fingerprint(*settings, wanted)[:24]}.safetensors"
-                self._rows[name] = cached_rows(path, partial(encode, samples, wanted, tokenizer, layout))
-                count = len(self._rows[name])
-            positions[name] = torch.arange(start, start + count)
-            start += count
-        if not len(positions["train"]):
+        encoder = Encoder(self._samples, self.tokenizer, layout, self.cache_dir, self.teacher)
+        self._rows, self._split, self.fingerprint = encoder.encode(documents)
+        if not len(self._split.train):
             raise ValueError(f"{self.name}: the training texts are too short to fill a row.")
-        self.fingerprint = fingerprint(*settings)
-        # The numbers of the rows say nothing of who is in which split.
-        self._split = Split(**positions, data_fingerprint=fingerprint(*settings, documents.fingerprint))
-        self.num_samples = len(positions["train"])
+        self.num_samples = len(self._split.train)
         self.max_length = layout.max_length
 
     def _describe(self) -> None:
@@ -211,9 +209,10 @@ class TextDataModule(SplitDataModule):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """``num_classes`` (None for embedding), ``vocab_size``, ``pad_token_id`` and ``max_length``."""
+        """``num_classes`` (None for embedding), ``vocab_size``, ``pad_token_id``, ``max_length``; the teacher's own."""
         self.prepare()
-        return {key: getattr(self, key) for key in ("num_classes", "vocab_size", "pad_token_id", "max_length")}
+        found = {key: getattr(self, key) for key in ("num_classes", "vocab_size", "pad_token_id", "max_length")}
+        return found if self.teacher is None else {**found, **self.teacher.facts}
 
     @property
     def one_view(self) -> bool:
@@ -288,9 +287,9 @@ class TextDataModule(SplitDataModule):
     def _dataset(self, split: str, signals: Signals | None) -> TextDataset:
         assert self._form is not None
         tokens = self.task in (*LANGUAGE_MODELS, "token_classification")
-        return TextDataset(
-            self._rows[split], self._own(split), None if tokens else self.targets(split), self._form, signals
-        )
+        targets = None if tokens else self.targets(split)
+        theirs = None if self.teacher is None else (self.teacher.rows[split], self.teacher.form(self._form))
+        return TextDataset(self._rows[split], self._own(split), targets, self._form, signals, theirs)
 
     def _lengths(self, split: str) -> Tensor | None:
         return self._rows[split].lengths[self._own(split)] if self.buckets and self.pad == "longest" else None
