@@ -60,9 +60,9 @@ def shakespeare(seeds: Sequence[int]) -> str:
     arms = job("shakespeare", "+experiment=shakespeare_gpt", "job=study", *methods, *generation, f"seeds={list(seeds)}")
     rows = [
         [name, cell(arm, "perplexity"), cell(arm, "top1", 100), cell(arm, "agreement", 100), cell(arm, "kl", 1, 3)]
-        + cost(arm)
         for name, arm in arms.items()
     ]
+    rows = [[*row, *cost(arm)] for row, arm in zip(rows, arms.values(), strict=True)]
     head = ["", "perplexity", "token top-1, %", "token agreement, %", "KL from teacher, nats", *COSTS]
     return (
         f"`python -m benchmarks.language --only shakespeare`, seeds {list(seeds)}; perplexity per token of a BPE of"
