@@ -24,7 +24,7 @@ def hydra():
 
 
 def test_every_group_is_looked_at():
-    tested = {"experiment", "data", "model", "method", "term", "optimizer", "scheduler", "trainer", "metrics"}
+    tested = {"experiment", "data", "model", "method", "term", "optimizer", "scheduler", "trainer", "metrics", "rollout"}
     assert {p.name for p in CONF.iterdir() if p.is_dir()} == tested | {"callbacks", "logger", "hydra"}
 
 
@@ -54,6 +54,12 @@ def test_terms_become_terms(name):
 
     node = compose("config", [f"+term@method.terms.extra={name}"]).method.terms.extra
     Term(name, instantiate(node.loss), node.inputs, 1.0)
+
+
+@pytest.mark.parametrize("name", choices("rollout"))
+def test_rollouts(name):
+    node = compose("config", [f"+rollout@method.rollout={name}"]).method.rollout
+    assert callable(instantiate(node))
 
 
 @pytest.mark.parametrize("name", choices("optimizer"))

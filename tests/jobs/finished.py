@@ -24,6 +24,15 @@ TEXT_TASKS = {
     "causal_lm": ["metrics=language_model", "model@teacher=tiny_gpt", "model@student=tiny_gpt"],
     "embedding": ["metrics=embedding", "teacher.fit=null", "method=tinybert_general", "job=train"],
 }
+# Task -> the files that are written and tested.
+TEXT_FILES = {
+    "classification": "onnx,torch_export,onnx_int8,huggingface",
+    "regression": "onnx,huggingface",
+    "token_classification": "onnx,huggingface",
+    "masked_lm": "onnx,onnx_int8,huggingface",
+    "causal_lm": "onnx,torch_export,huggingface",
+    "embedding": "onnx,huggingface",
+}
 
 
 def finished_text_run(folder: Path, task: str, *arguments: str) -> Path:

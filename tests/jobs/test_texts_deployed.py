@@ -17,16 +17,8 @@ from kd_lightning.core.calls import TokenCall
 from kd_lightning.deploy.formats import FORMATS
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.models.language.tasks import AUTO_CLASSES
-from tests.jobs.finished import finished_text_run
+from tests.jobs.finished import TEXT_FILES as FILES
 
-FILES = {
-    "classification": "onnx,torch_export,onnx_int8,huggingface",
-    "regression": "onnx,huggingface",
-    "token_classification": "onnx,huggingface",
-    "masked_lm": "onnx,onnx_int8,huggingface",
-    "causal_lm": "onnx,torch_export,huggingface",
-    "embedding": "onnx,huggingface",
-}
 OF_TOKENS = ("token_classification", "masked_lm", "causal_lm")
 TEXTS = [
     "the old apple",
@@ -37,21 +29,6 @@ TEXTS = [
     "new iron",
     "of snow",
 ]
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """Task -> its finished run, made when it is first asked for."""
-    runs = {}
-
-    def get(task: str) -> Path:
-        if task not in runs:
-            folder = tmp_path_factory.mktemp(task)
-            more = ["export.calibration=64", f"export.formats=[{FILES[task]}]", "export.accuracy_drop=0.1"]
-            runs[task] = finished_text_run(folder, task, *more)
-        return runs[task]
-
-    return get
 
 
 def record_of(run):
@@ -66,8 +43,8 @@ def in_pytorch(run, task):
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_every_file_says_what_pytorch_says_of_any_number_and_length(finished, task):
-    run = finished(task)
+def test_every_file_says_what_pytorch_says_of_any_number_and_length(text_run, task):
+    run = text_run(task)
     expected, reader = in_pytorch(run, task), ExportedStudent(run).reader
     loaded = {name: FORMATS[name].load(run / "export" / FORMATS[name].file) for name in record_of(run)["formats"]}
     assert set(loaded) == set(FILES[task].split(","))
@@ -89,8 +66,8 @@ def test_every_file_says_what_pytorch_says_of_any_number_and_length(finished, ta
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_the_record_tells_of_each_file(finished, task):
-    record = record_of(finished(task))
+def test_the_record_tells_of_each_file(text_run, task):
+    record = record_of(text_run(task))
     assert record["task"] == task
     for name, figures in record["formats"].items():
         assert figures["bytes"] > 0
@@ -106,8 +83,8 @@ def test_the_record_tells_of_each_file(finished, task):
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_transformers_alone_loads_the_folder(finished, task):
-    run = finished(task)
+def test_transformers_alone_loads_the_folder(text_run, task):
+    run = text_run(task)
     folder = run / "export" / "huggingface"
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     net = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(folder).eval()
@@ -144,7 +121,7 @@ ANSWERED = {
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_however_texts_are_given_the_answers_are_the_same(finished, task, cli, monkeypatch):
+def test_however_texts_are_given_the_answers_are_the_same(text_run, task, cli, monkeypatch):
     texts = ["the old apple", 'some ä, "quoted" <mask>', "[red]hail[/red]"]
     texts = [f"{text} <mask>" if task == "masked_lm" and "<" not in text else text for text in texts]
     Path("t.txt").write_text("\n".join([*texts, "", ""]), encoding="utf-8")
@@ -154,7 +131,7 @@ def test_however_texts_are_given_the_answers_are_the_same(finished, task, cli, m
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{text}\r\n" for text in texts)))
     seen = []
     for given in ("t.txt", "t.csv", "t.jsonl", "-"):
-        outcome = cli("job=predict", f"run={finished(task)}", f"inputs=[{given}]", "predict.output=new/a.jsonl",
+        outcome = cli("job=predict", f"run={text_run(task)}", f"inputs=[{given}]", "predict.output=new/a.jsonl",
                       "predict.batch_size=2", "predict.new_tokens=4")  # fmt: skip
         assert outcome.code == 0, outcome.text
         seen.append([json.loads(line) for line in Path("new/a.jsonl").read_text(encoding="utf-8").splitlines()])
@@ -164,27 +141,27 @@ def test_however_texts_are_given_the_answers_are_the_same(finished, task, cli, m
     assert "[red]hail" in outcome.text  # as it was written, not as markup
 
 
-def test_a_sentence_on_the_command_line_and_answers_as_a_table(finished, cli):
-    outcome = cli("job=predict", f"run={finished('classification')}", "inputs=['the old apple, and a pear']",
+def test_a_sentence_on_the_command_line_and_answers_as_a_table(text_run, cli):
+    outcome = cli("job=predict", f"run={text_run('classification')}", "inputs=['the old apple, and a pear']",
                   "predict.output=a.csv", "predict.backend=onnx_int8")  # fmt: skip
     assert outcome.code == 0, outcome.text
     rows = list(csv.DictReader(Path("a.csv").read_text().splitlines()))
-    best = ExportedStudent(finished("classification"), "onnx_int8").answer(["the old apple, and a pear"])[0]["classes"][
+    best = ExportedStudent(text_run("classification"), "onnx_int8").answer(["the old apple, and a pear"])[0]["classes"][
         0
     ]
     assert rows == [{"text": "the old apple, and a pear", "class": best["class"],
                      "probability": str(best["probability"]), "error": ""}]  # fmt: skip
     assert (
-        cli("job=predict", f"run={finished('token_classification')}", "inputs=['my horn']", "predict.output=a.csv").code
+        cli("job=predict", f"run={text_run('token_classification')}", "inputs=['my horn']", "predict.output=a.csv").code
         == 0
     )
     tokens = json.loads(next(csv.DictReader(Path("a.csv").read_text().splitlines()))["tokens"])
     assert [word for word, _ in tokens] == ["my", "horn"]
 
 
-def test_a_text_without_a_mask_loses_nothing(finished, cli):
+def test_a_text_without_a_mask_loses_nothing(text_run, cli):
     given = "inputs=['the <mask> apple','an apple']"
-    outcome = cli("job=predict", f"run={finished('masked_lm')}", given, "predict.output=a.csv")
+    outcome = cli("job=predict", f"run={text_run('masked_lm')}", given, "predict.output=a.csv")
     assert outcome.code == 1
     assert "1 of 2 texts could not be answered: 'an apple': There is no <mask>" in outcome.text
     rows = list(csv.DictReader(Path("a.csv").read_text().splitlines()))
@@ -204,35 +181,35 @@ def test_a_text_without_a_mask_loses_nothing(finished, cli):
         ("[number.jsonl]", "no column 'text'"),
     ],
 )
-def test_what_cannot_be_read_is_said(finished, cli, inputs, words):
+def test_what_cannot_be_read_is_said(text_run, cli, inputs, words):
     Path("other.csv").write_text("id,words\n1,a\n")
     Path("latin.txt").write_bytes("grüße".encode("latin-1"))
     Path("broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
     Path("list.jsonl").write_text('["a"]\n')
     Path("half.jsonl").write_text('{"text": "\\ud83d"}\n')
     Path("number.jsonl").write_text('{"text": 1}\n')
-    outcome = cli("job=predict", f"run={finished('classification')}", f"inputs={inputs}")
+    outcome = cli("job=predict", f"run={text_run('classification')}", f"inputs={inputs}")
     assert (outcome.code, words in " ".join(outcome.text.split())) == (1, True), outcome.text
     assert "Traceback" not in outcome.text
 
 
-def test_a_picture_format_is_refused_and_the_others_are_written(finished, cli):
-    outcome = cli("job=export", f"run={finished('regression')}", "export.formats=[executorch]")
+def test_a_picture_format_is_refused_and_the_others_are_written(text_run, cli):
+    outcome = cli("job=export", f"run={text_run('regression')}", "export.formats=[executorch]")
     assert outcome.code == 1
     assert "There is no ExecuTorch file of a student that takes texts" in outcome.text
-    assert set(record_of(finished("regression"))["formats"]) == {"onnx", "huggingface"}
+    assert set(record_of(text_run("regression"))["formats"]) == {"onnx", "huggingface"}
 
 
-def test_long_texts_are_cut_and_say_so(finished):
-    student = ExportedStudent(finished("classification"))
+def test_long_texts_are_cut_and_say_so(text_run):
+    student = ExportedStudent(text_run("classification"))
     long = "apple " * 40
     answers = student.answer(["an apple", long])
     assert [answer.get("cut", False) for answer in answers] == [False, True]
     assert answers[1]["classes"] == student.answer([long[:62]])[0]["classes"]  # 64 tokens less two around
 
 
-def test_continuations_together_are_those_alone_and_go_on_from_the_end(finished):
-    run = finished("causal_lm")
+def test_continuations_together_are_those_alone_and_go_on_from_the_end(text_run):
+    run = text_run("causal_lm")
     student, net = ExportedStudent(run), in_pytorch(run, "causal_lm")
     texts = ["a", "the old apple and", "snow " * 30]
     together = [answer["continuation"] for answer in student.answer(texts, new_tokens=5)]
@@ -250,12 +227,12 @@ def test_continuations_together_are_those_alone_and_go_on_from_the_end(finished)
 
 
 @pytest.mark.parametrize("task", ["classification", "embedding", "causal_lm", "masked_lm"])
-def test_the_card_runs_as_it_is_written(finished, task, monkeypatch):
-    export = finished(task) / "export"
+def test_the_card_runs_as_it_is_written(text_run, task, monkeypatch):
+    export = text_run(task) / "export"
     monkeypatch.chdir(export)
     card = Path("model_card.md").read_text()
     start, *uses, end, whole = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
-    assert len(uses) == len(record_of(finished(task))["formats"])
+    assert len(uses) == len(record_of(text_run(task))["formats"])
     seen = []
     for use in uses:
         names = {}
@@ -270,8 +247,8 @@ def test_the_card_runs_as_it_is_written(finished, task, monkeypatch):
     assert {"causal_lm": "continuation", "embedding": "embedding"}.get(task, "classes") in out.getvalue()
 
 
-def test_perplexity_of_a_finished_language_model(finished, cli):
-    run = finished("causal_lm")
+def test_perplexity_of_a_finished_language_model(text_run, cli):
+    run = text_run("causal_lm")
     outcome = cli("job=evaluate", f"run={run}")
     assert outcome.code == 0, outcome.text
     found = json.loads((outcome.folder / "metrics.json").read_text())
