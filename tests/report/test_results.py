@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from kd_lightning.report.balance import finding
+from kd_lightning.report.choices import choice_rows
+from kd_lightning.report.html import html
+from kd_lightning.report.markdown import markdown
 from kd_lightning.report.results import Arm, Comparison, Cost, Run, compare
 from tests.report import build
 
@@ -118,6 +121,29 @@ def test_a_loss_that_may_be_chance_is_called_so():
     arms.append(Arm("kd", "distilled", [build.run(other, torch.arange(100) % 10, 10)]))
     (warning,) = compare(arms, NAMES).warnings
     assert "may be chance" in warning
+
+
+def test_a_teacher_that_has_nothing_to_teach_is_told():
+    worse = compare(build.arms({"teacher": [80], "student alone": [80], "student + kd": [90]}), NAMES)
+    assert worse.warnings[0].startswith("The teacher (80.0 %) is not better than student alone (80.0 %)")
+    better = compare(build.arms({"teacher": [81], "student alone": [80], "student + kd": [90]}), NAMES)
+    assert not any("not better" in text for text in better.warnings)
+
+
+def test_the_choice_of_weights_is_told_beside_its_cost():
+    arms = build.arms({"student alone": [80, 82], "student + kd": [86, 90]}, train_seconds=3.0, epochs=6)
+    for run, last in zip(arms[1].runs, (0.84, 0.88), strict=True):
+        run.choices, run.energy_joules = {"last": {"top1": last}, "best": {"top1": 0.9}}, 2000.0
+    found = compare(arms, NAMES)
+    head = ["Arm", "last epoch (%)", "best on validation (%)", "Epochs", "Time", "Energy"]
+    row = ["student + kd", "86.00 ± 2.83", "90.00 ± 0.00", "6", "3.0 s", "2,000 J"]
+    assert choice_rows(found) == (head, [row])
+    assert "| student + kd | 86.00 ± 2.83 |" in markdown(found)
+    assert "paper protocol" not in html(found, {})
+    arms[1].runs[0].choices["best_on_test"] = {"top1": 0.95}
+    paper = compare(arms, NAMES)
+    assert choice_rows(paper)[0][3] == "best on test (paper protocol) (%)"
+    assert "the epoch was chosen on the test split itself" in html(paper, {})
 
 
 def test_without_a_reference_nothing_is_claimed():

@@ -22,6 +22,7 @@ from kd_lightning.jobs._assemble import build_loggers
 from kd_lightning.jobs._load import ARM
 from kd_lightning.jobs._predictions import predict
 from kd_lightning.jobs._probes import probe_arms
+from kd_lightning.jobs._two_tokenizers import likelihood_remarks, two_tokenizers
 from kd_lightning.report.console import console as report_console
 from kd_lightning.report.html import write_reports
 from kd_lightning.report.measure import count_parameters, flops, latency
@@ -152,8 +153,14 @@ def build_comparison(
     """
     if isinstance(data, KDDataModule):
         probe_arms(arms, data, cfg, teacher)
+    remarks = []
+    if two_tokenizers(cfg) and teacher is not None:
+        arms = [arm for arm in arms if arm.kind != "teacher"]
+        remarks = likelihood_remarks(cfg, data, teacher, arms)
     options = {"alpha": cfg.compare.alpha, "pairs": pairs, "task": data.task}
-    return compare(arms, data.class_names, reference, images=_looks(data), **options)
+    comparison = compare(arms, data.class_names, reference, images=_looks(data), **options)
+    comparison.remarks += remarks
+    return comparison
 
 
 def _looks(data: SplitDataModule) -> Mapping[int, Any]:

@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Any
 from kd_lightning.jobs._comparison import read_record
 from kd_lightning.jobs._study import Study
 from kd_lightning.report import format as fmt
-from kd_lightning.report.stats import summarise
+from kd_lightning.report.choices import WHICH, choice_rows
+from kd_lightning.report.results import Comparison
 from kd_lightning.report.tasks import Score
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-WHICH = {
-    "last": "last epoch",
-    "best": "best on validation",
-    "best_on_test": "best on test (paper protocol)",
-}
 
 
 def study_numbers(study: Study, score: Score) -> dict[str, Any]:
@@ -50,40 +45,20 @@ def _row(records: Sequence[dict[str, Any]], folders: list[str], score: Score) ->
     }
 
 
-def study_table(rows: dict[str, Any], score: Score) -> Table:
+def study_table(comparison: Comparison) -> Table:
     """For rich: one row per arm."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = [which for which in WHICH if any(which in row["test"] for row in rows.values())]
-    table = Table(title=f"Test {score.label} by choice of weights, and what a training cost", title_style="bold")
-    table.title_justify, table.box, table.pad_edge = "left", box.SIMPLE_HEAD, False
-    table.add_column("Arm", overflow="fold")
-    for title in [*(WHICH[which] for which in shown), "Epochs", "Time", "Energy"]:
-        table.add_column(title, justify="right", overflow="fold")
-    for name, row in rows.items():
-        scores = [row["test"].get(which) for which in shown]
-        cells = [fmt.with_sd(summarise(v) if v else None, score.scale, score.digits + 1) for v in scores]
-        epochs = f"{sum(row['epochs']) / len(row['epochs']):.4g}"
-        seconds = sum(row["train_seconds"]) / len(row["train_seconds"])
-        table.add_row(*map(Text, [name, *cells, epochs, fmt.seconds(seconds), _energy(row)]))
+    title = f"Test {comparison.score.label} by choice of weights, and what a training cost"
+    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    head, rows = choice_rows(comparison)
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
-
-
-def _energy(row: dict[str, Any]) -> str:
-    joules = [value for value in row["energy_joules"] if value is not None]
-    return f"{sum(joules) / len(joules):,.0f} J" if joules else "not measured"
-
-
-def protocol_sentence(rows: dict[str, Any]) -> str | None:
-    """What the optimistic column is worth, where there is one."""
-    if not any("best_on_test" in row["test"] for row in rows.values()):
-        return None
-    return (
-        "Best on test (paper protocol): the epoch was chosen on the test split itself, as in much of the literature."
-        " Compare it with published tables only; the verdicts rest on the honest choice."
-    )
 
 
 def cost_sentence(rows: dict[str, Any]) -> str:
@@ -93,17 +68,3 @@ def cost_sentence(rows: dict[str, Any]) -> str:
     students = sum(value for name, value in seconds.items() if name != "teacher")
     teacher = f"the teacher {fmt.seconds(seconds['teacher'])} once for all" if "teacher" in rows else "no teacher"
     return f"Cost: {count} students {fmt.seconds(students)} in all, {teacher}."
-
-
-def teacher_check(rows: dict[str, Any], teacher: float, alone: str, score: Score) -> str | None:
-    """A warning where the teacher is not better than the student alone: there is little to learn from it."""
-    values = rows.get(alone, {}).get("test", {}).get("best")
-    if not values:
-        return None
-    mean = sum(values) / len(values)
-    if score.better(teacher - mean):
-        return None
-    return (
-        f"The teacher ({score.value(teacher)}) is not better than the student alone ({score.value(mean)}): a gain"
-        " from it is not to be expected. Train it longer, or take a larger one."
-    )

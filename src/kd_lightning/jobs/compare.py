@@ -7,12 +7,12 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
 from kd_lightning.jobs._arms_found import FoundArm, find_arms
 from kd_lightning.jobs._assemble import build_data
 from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, show
 from kd_lightning.jobs._load import ARM, load_run
+from kd_lightning.report.console import console as report_console
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -33,7 +33,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     show(build_comparison(arms, data, cfg, reference, pairs), folder, cfg)
     students = [one for one in found if one.kind != "teacher"]
     ranks = "; ".join(f"{rank}. {one.name}, {one.shown_validation}" for rank, one in enumerate(students, 1))
-    Console().print(f"Ranked on validation: {ranks}", highlight=False, markup=False)
+    report_console().print(f"Ranked on validation: {ranks}", highlight=False, markup=False)
 
 
 def _alone(arm: FoundArm, found: list[FoundArm]) -> FoundArm | None:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
 from kd_lightning.jobs._check import check_targets
 from kd_lightning.jobs._comparison import build_arm, build_comparison, build_teacher_arm, cost_of, read_record, show
 from kd_lightning.jobs._load import load_run
 from kd_lightning.jobs._study import ALONE, PLAIN_KD, Cell, Recipe, Study, open_study, study_recipes
-from kd_lightning.jobs._study_tables import cost_sentence, protocol_sentence, study_numbers, study_table, teacher_check
+from kd_lightning.jobs._study_tables import cost_sentence, study_numbers, study_table
 from kd_lightning.jobs._study_work import failures, work, work_in_processes
+from kd_lightning.report.choices import paper_protocol
+from kd_lightning.report.console import console as report_console
 from kd_lightning.report.results import Comparison
 from kd_lightning.runs import is_main_process, write_json, write_status
 
@@ -89,15 +90,11 @@ def _conclude(cfg: DictConfig, folder: Path, study: Study, recipes: list[Recipe]
         write_status(folder, student=os.path.relpath(chosen.folder, folder))
     show(comparison, folder, cfg)
     rows = study_numbers(study, comparison.score)
-    console = Console()
-    console.print(study_table(rows, comparison.score))
+    console = report_console()
+    console.print(study_table(comparison))
     console.print(cost_sentence(rows), highlight=False, markup=False)
-    teacher = comparison.teacher
-    score = comparison.score
-    warning = None if teacher is None else teacher_check(rows, teacher.metrics_mean(score.key), ALONE, score)
-    for text in (protocol_sentence(rows), warning):
-        if text is not None:
-            console.print(text, style="yellow", highlight=False, markup=False)
+    if (note := paper_protocol(comparison)) is not None:
+        console.print(note, style="yellow", highlight=False, markup=False)
     write_json(folder / "study.json", {"arms": rows, "verdicts": comparison.verdicts, "missing": failures(study)})
     return None if best is None else known[best]
 

@@ -13,6 +13,7 @@ from typing import Any
 from kd_lightning import __version__
 from kd_lightning.report import format as fmt
 from kd_lightning.report.balance import balance, class_rows
+from kd_lightning.report.choices import choice_rows, paper_protocol
 from kd_lightning.report.markdown import markdown
 from kd_lightning.report.numbers import metrics
 from kd_lightning.report.pictures import samples, shown_each
@@ -68,6 +69,8 @@ def html(comparison: Comparison, settings: Mapping[str, Any]) -> str:
         verdicts=_verdicts(comparison),
         columns=main_table(comparison),
         tests=test_table(comparison),
+        choices=choice_rows(comparison),
+        paper_protocol=paper_protocol(comparison),
         sections=sections(comparison),
         class_rows=rows,
         classes_left_out=left_out,

@@ -73,6 +73,9 @@ class Run:
             the same samples as they are.
         similarity: of its layers with the teacher's.
         whole: metrics of the whole test split, where the rows here are a sample of it.
+        choices: metrics on test of each choice of weights: `last`, `best` (on validation), `best_on_test`.
+        epochs: that were trained.
+        energy_joules: of the training, None where the machine does not tell.
 
     Raises:
         ValueError: shapes that do not belong together, no sample, a target out of range, or logits that are not finite.
@@ -90,6 +93,9 @@ class Run:
     robustness: dict[str, list[float]] = field(default_factory=dict)
     similarity: Similarity | None = None
     whole: dict[str, float] = field(default_factory=dict)
+    choices: dict[str, dict[str, float]] = field(default_factory=dict)
+    epochs: float | None = None
+    energy_joules: float | None = None
 
     def __post_init__(self) -> None:
         logits, target, index = self.logits.detach().cpu().float(), self.target.cpu(), self.index.cpu().long()
@@ -128,7 +134,8 @@ class Run:
         validation = None if self.validation is None else [part.tolist() for part in self.validation]
         similarity = None if self.similarity is None else asdict(self.similarity)
         more = {"validation": validation, "robustness": self.robustness, "similarity": similarity, "whole": self.whole}
-        return plain | tensors | {"curves": rows} | more
+        training = {"choices": self.choices, "epochs": self.epochs, "energy_joules": self.energy_joules}
+        return plain | tensors | {"curves": rows} | more | training
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Run:

@@ -12,6 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from kd_lightning.report.console import console as report_console
+
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
@@ -39,7 +41,6 @@ def report(
         folder: Experiments go to ``experiment/`` below it.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -65,7 +66,7 @@ def report(
             settings = "\n".join(overrides)
             table.add_row(*map(Text, [method, counts, *values.values(), settings, name]))
             commands.append(_command(name, folder, config))
-    console = Console()
+    console = report_console()
     console.print(table)
     for command in commands:
         console.print(command, soft_wrap=True, highlight=False, markup=False)
