@@ -56,7 +56,7 @@ const TASKS = {
     show: (answer, text) => {
       const at = text.indexOf(facts.mask);
       const before = text.slice(0, at), found = answer["class"].replace(/^##/, "");
-      return [passage(["span", before], ["b", before.endsWith(" ") ? found.trimStart() : found],
+      return [passage(["span", before], ["b", visible(before.endsWith(" ") && found.trim() ? found.trimStart() : found)],
         ["span", text.slice(at + facts.mask.length)]), bars(answer.classes)];
     },
     compare: (student, teacher) => same(student["class"], teacher["class"]),
