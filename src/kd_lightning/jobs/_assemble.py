@@ -211,7 +211,8 @@ def _check_classes(role: Role, example: Mapping[str, Any], cfg: DictConfig) -> N
     if task == "embedding" or "logits" not in role.call.provides:
         return
     key, what = ("vocab_size", "tokens") if task in ("causal_lm", "masked_lm") else ("num_classes", "classes")
-    expected = cfg.data[key]
+    own = f"teacher_{key}" if role.name == "teacher" and cfg.data.get("teacher_tokenizer") is not None else key
+    expected = cfg.data[own]
     training = role.net.training
     role.net.eval()
     with torch.no_grad():
@@ -220,7 +221,7 @@ def _check_classes(role: Role, example: Mapping[str, Any], cfg: DictConfig) -> N
     if classes != expected:
         raise ValueError(
             f"The {role.name} answers with {classes} {what}, the data ({cfg.data.name}) has {expected}."
-            f" Set {role.name}.net.{key}, or give a checkpoint that was trained on these {what}."
+            f" Set {role.name}.net.{key}=${{data.{own}}}, or give a checkpoint that was trained on these {what}."
         )
 
 

@@ -19,7 +19,8 @@ from kd_lightning.data.base import SplitDataModule
 from kd_lightning.deploy.check import Reference
 from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.jobs._assemble import needs_teacher
-from kd_lightning.jobs._teacher import teacher_cfg, teacher_folder
+from kd_lightning.jobs._teacher import teacher_cfg, teacher_data, teacher_folder
+from kd_lightning.jobs._two_tokenizers import two_tokenizers
 from kd_lightning.report.measure import count_parameters
 
 log = logging.getLogger("kd_lightning")
@@ -74,7 +75,7 @@ def teacher_of(cfg: DictConfig, data: SplitDataModule, reference: Reference) -> 
 
 def teacher_logits(cfg: DictConfig, data: SplitDataModule, run: Path) -> Tensor | None:
     """What the teacher said of the test split when it was measured, (N, C); None where that is not kept."""
-    if not needs_teacher(cfg.method):
+    if not needs_teacher(cfg.method) or two_tokenizers(cfg):  # what it says of other tokens says nothing here
         return None
     folder = run / "teacher" if _given(cfg) else _stored(cfg, data)
     if folder is None or not (folder / "test.safetensors").is_file():
@@ -94,7 +95,7 @@ def _stored(cfg: DictConfig, data: SplitDataModule) -> Path | None:
     except OmegaConfBaseException as error:  # the run was made with other settings than there are now
         log.warning(f"The teacher of this run cannot be found again: {str(error).splitlines()[0]}")
         return None
-    folder = teacher_folder(own, data).absolute()
+    folder = teacher_folder(own, teacher_data(cfg, own, data)).absolute()
     return folder if (folder / "student.safetensors").is_file() else None
 
 

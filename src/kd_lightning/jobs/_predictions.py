@@ -69,7 +69,7 @@ def predict(
         outputs = _outputs(net, call, (data.ready(raw, where) for raw in loader), TASKS[data.task].output)
         if data.task not in ("causal_lm", "masked_lm", "token_classification"):
             return Predictions(_stack(outputs))
-        return _of_tokens(outputs, _count(data.loader(split, whole=True)))
+        return _of_tokens(outputs, _count(data.loader(split, whole=True), _target_of(call)))
     finally:
         net.to(home).train(training)
 
@@ -80,7 +80,7 @@ def _outputs(
     """Outputs, targets and indices, batch by batch; targets that say nothing are zeros."""
     for batch in batches:
         output = call(net, batch)[name].float()
-        target = batch["target"]
+        target = batch[_target_of(call)]
         if name != "logits":  # an embedding has no right answer
             target = torch.zeros(len(output))
         yield output, target.to(output.device), batch["index"].cpu()
@@ -91,9 +91,14 @@ def _stack(outputs: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor
     return dict(zip(("logits", "target", "index"), map(torch.cat, zip(*parts, strict=True)), strict=True))
 
 
-def _count(loader: Iterable[dict[str, Any]]) -> int:
+def _target_of(call: Any) -> str:
+    """Where a batch holds the targets of a net: of a teacher with a tokenizer of its own, beside the student's."""
+    return f"{getattr(call, 'prefix', '')}target"
+
+
+def _count(loader: Iterable[dict[str, Any]], key: str) -> int:
     """Tokens of a split that have a target."""
-    return sum(int((batch["target"] != IGNORE).sum()) for batch in loader)
+    return sum(int((batch[key] != IGNORE).sum()) for batch in loader)
 
 
 def _of_tokens(outputs: Iterable[tuple[Tensor, Tensor, Tensor]], tokens: int) -> Predictions:

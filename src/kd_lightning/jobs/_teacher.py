@@ -12,8 +12,9 @@ from torch import nn
 
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.jobs._arm import FittedArm, arm_identity, fit_arm
-from kd_lightning.jobs._assemble import build_net
+from kd_lightning.jobs._assemble import build_data, build_net
 from kd_lightning.jobs._lock import exclusive
+from kd_lightning.jobs._two_tokenizers import check_prefix, two_tokenizers, with_teacher_tokens
 from kd_lightning.runs import is_main_process
 from kd_lightning.schema import Config
 
@@ -30,6 +31,7 @@ def teacher_cfg(cfg: DictConfig) -> DictConfig:
     plain.update(seed=cfg.teacher.seed, seeds=None, ckpt_path=None, protocol="validation")
     for own in ("views", "select"):  # what the student sees of the data is not the teacher's business
         plain["data"].pop(own, None)
+    with_teacher_tokens(plain)
     merged = OmegaConf.merge(OmegaConf.structured(Config), plain, fit)
     assert isinstance(merged, DictConfig)
     return merged
@@ -42,11 +44,13 @@ def obtain_teacher(cfg: DictConfig, data: SplitDataModule) -> tuple[nn.Module, F
         cfg: The whole configuration.
         data: Prepared data.
     """
+    check_prefix(cfg)
     if cfg.teacher.checkpoint is not None or cfg.teacher.fit is None:
         net = build_net(cfg.teacher, cfg.teacher.seed)
         log.info(f"teacher {cfg.teacher.name}: {cfg.teacher.checkpoint or 'used as it is built'}")
         return net.eval(), None
     own = teacher_cfg(cfg)
+    data = teacher_data(cfg, own, data)
     folder = teacher_folder(own, data)
     label = f"teacher {cfg.teacher.name}"
     lock = folder.parent / f".{folder.name}.lock"
@@ -55,6 +59,11 @@ def obtain_teacher(cfg: DictConfig, data: SplitDataModule) -> tuple[nn.Module, F
     with exclusive(lock, waiting=waiting) if is_main_process() else nullcontext():
         arm = fit_arm(own, folder, data, label=label, kind="teacher")
     return arm.net, arm
+
+
+def teacher_data(cfg: DictConfig, own: DictConfig, data: SplitDataModule) -> SplitDataModule:
+    """What the teacher is trained on under ``own`` (see ``teacher_cfg``): the data, or the same in its own tokens."""
+    return build_data(own) if two_tokenizers(cfg) else data
 
 
 def teacher_folder(own: DictConfig, data: SplitDataModule) -> Path:
