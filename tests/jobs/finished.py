@@ -12,7 +12,6 @@ from PIL import Image
 
 from tests.conftest import QUICK, TINY
 
-
 # Task -> metrics, and what must be said beside it.
 TEXT_TASKS = {
     "classification": ["metrics=text_classification"],
