@@ -195,6 +195,16 @@ def test_a_student_is_refined_for_int8_and_ships_plain_weights(finished, cli):
     assert json.loads((outcome.folder / "export" / "export.json").read_text())["quantise"] is True
 
 
+def test_a_refined_student_goes_on_with_the_teacher_that_it_had(finished, cli):
+    refine = ["job=train", "student.quantise=true", f"student.checkpoint={finished}", "optimizer.lr=0.001"]
+    store = f"teacher.store={finished.parents[1] / 'teachers'}"
+    outcome = cli(*TINY, *refine, store)
+    assert outcome.code == 0, outcome.text
+    assert "finished earlier, taken from" in outcome.text  # not trained anew with the small learning rate
+    other = cli(*TINY, *refine, store, "teacher.seed=7")
+    assert "teacher resnet8: training" in other.text
+
+
 def test_unknown_formats_get_a_near_name(cli, finished):
     outcome = cli("job=export", f"run={finished}", "export.formats=[onnx_int]")
     assert outcome.code == 1

@@ -13,6 +13,7 @@ from torch import nn
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.jobs._arm import FittedArm, arm_identity, fit_arm
 from kd_lightning.jobs._assemble import build_data, build_net
+from kd_lightning.jobs._load import student_folder
 from kd_lightning.jobs._lock import exclusive
 from kd_lightning.jobs._two_tokenizers import check_prefix, two_tokenizers, with_teacher_tokens
 from kd_lightning.runs import is_main_process
@@ -23,18 +24,34 @@ log = logging.getLogger("kd_lightning")
 
 def teacher_cfg(cfg: DictConfig) -> DictConfig:
     """The configuration under which the teacher is trained: its net as the student, ``teacher.fit`` on top."""
-    plain: Any = OmegaConf.to_container(cfg)
+    plain: Any = OmegaConf.to_container(_before_refinement(cfg))
     fit = dict(plain["teacher"]["fit"])
     # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
     plain["student"] = {key: plain["teacher"][key] for key in plain["student"]} | {"fit": None}
     plain["method"] = fit.pop("method", plain["method"])
-    plain.update(seed=cfg.teacher.seed, seeds=None, ckpt_path=None, protocol="validation")
+    plain.update(seed=plain["teacher"]["seed"], seeds=None, ckpt_path=None, protocol="validation")
     for own in ("views", "select"):  # what the student sees of the data is not the teacher's business
         plain["data"].pop(own, None)
     with_teacher_tokens(plain)
     merged = OmegaConf.merge(OmegaConf.structured(Config), plain, fit)
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _before_refinement(cfg: DictConfig) -> DictConfig:
+    """The configuration that the student was first trained under, where ``cfg`` refines it with the same teacher.
+
+    The few epochs and the small learning rate of a refinement are not the teacher's: such a teacher would be worse than
+    the student, and spoil it.
+    """
+    source = cfg.student.checkpoint
+    if not cfg.student.get("quantise") or source is None or not Path(source).is_dir():
+        return cfg
+    first = OmegaConf.load(student_folder(Path(source)) / "config.yaml")
+    assert isinstance(first, DictConfig)
+    first.teacher.store = cfg.teacher.store
+    both = [[OmegaConf.to_container(one[key], resolve=True) for key in ("teacher", "data")] for one in (first, cfg)]
+    return first if both[0] == both[1] else cfg
 
 
 def obtain_teacher(cfg: DictConfig, data: SplitDataModule) -> tuple[nn.Module, FittedArm | None]:
