@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import sections
+from benchmarks import reads, sections
 from benchmarks.clock import machine, write
 from benchmarks.prepare import streaming
 from benchmarks.sections import Settings
@@ -32,6 +32,7 @@ SECTIONS: dict[str, Callable[[Settings], str]] = {
     "samples": sections.samples,
     "classes": sections.classes,
     "students": sections.students,
+    "reads": reads.reads,
 }
 
 

@@ -165,7 +165,7 @@ def _contenders(title: str, section: str, times: Times, base: str, note: str = "
     return table(title, ["", "ms", f"times {base}"], rows, note)
 
 
-def _student_step(net: nn.Module, image: Tensor, target: Tensor, bf16: bool, fused: bool = True) -> Step:
+def student_step(net: nn.Module, image: Tensor, target: Tensor, bf16: bool, fused: bool = True) -> Step:
     """Forward, backward and optimiser of one net."""
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=5e-4, fused=fused)
 
@@ -179,7 +179,7 @@ def _student_step(net: nn.Module, image: Tensor, target: Tensor, bf16: bool, fus
     return step
 
 
-def _in_layout(net: nn.Module, last: bool) -> nn.Module:
+def in_layout(net: nn.Module, last: bool) -> nn.Module:
     return copy.deepcopy(net).to(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
@@ -193,10 +193,10 @@ def precision(settings: Settings) -> str:
         image = torch.randn(64, 3, size, size)
         last = image.contiguous(memory_format=torch.channels_last)
         contenders = {
-            "32-true": _student_step(_in_layout(net, False), image, target, False),
-            "32-true channels-last": _student_step(_in_layout(net, True), last, target, False),
-            "bf16": _student_step(_in_layout(net, False), image, target, True),
-            "bf16 channels-last": _student_step(_in_layout(net, True), last, target, True),
+            "32-true": student_step(in_layout(net, False), image, target, False),
+            "32-true channels-last": student_step(in_layout(net, True), last, target, False),
+            "bf16": student_step(in_layout(net, False), image, target, True),
+            "bf16 channels-last": student_step(in_layout(net, True), last, target, True),
         }
         times = alternate(contenders, settings.rounds(7))
         rows.append([f"{student}, {size}x{size}", *(1e3 * times.median(c) for c in contenders),
@@ -211,8 +211,8 @@ def frozen_teacher(settings: Settings) -> str:
     net = Job(teacher, "resnet8", *synthetic(200, 32)).nets()[0]
     image = torch.randn(64, 3, 32, 32)
     last = image.contiguous(memory_format=torch.channels_last)
-    folded = _in_layout(fold_batchnorm(net).requires_grad_(False), True)
-    plain = _in_layout(net, True)
+    folded = in_layout(fold_batchnorm(net).requires_grad_(False), True)
+    plain = in_layout(net, True)
 
     def forward(net: nn.Module, image: Tensor, bf16: bool = False, mode: Any = torch.no_grad) -> Step:
         def step() -> None:
@@ -255,9 +255,9 @@ def compiled(settings: Settings) -> str:
     folded = fold_batchnorm(nets[0]).requires_grad_(False)
     steps, seconds = {}, {}
     for kind in ("eager", "compiled"):
-        pair = _in_layout(folded, True), _in_layout(nets[1], True)
+        pair = in_layout(folded, True), in_layout(nets[1], True)
         steps[f"{teacher} forward, {kind}"] = forward(pair[0])
-        steps[f"{student} step, {kind}"] = _student_step(pair[1], last, target, True)
+        steps[f"{student} step, {kind}"] = student_step(pair[1], last, target, True)
         if kind == "compiled":
             for net, name in zip(pair, (f"{teacher} forward", f"{student} step"), strict=True):
                 net.compile()

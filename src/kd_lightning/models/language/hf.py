@@ -125,7 +125,8 @@ def _pretrained(name: str, task: str, configuration: Any, **options: Any) -> Any
     options |= without_pooler(task, auto._model_mapping[type(configuration)])
     folder = Path(name).expanduser()
     if folder.is_dir():  # a second's work: only a download is worth a bar
-        transformers.utils.logging.disable_progress_bar()
+        quiet: Any = transformers.utils.logging.disable_progress_bar
+        quiet()
     with _hub(name):
         return auto.from_pretrained(
             str(folder) if folder.is_dir() else name,
