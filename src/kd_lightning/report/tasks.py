@@ -83,6 +83,7 @@ class Task:
             won and lost.
         confidence: Whether outputs are logits whose softmax says how sure the network is.
         output: The signal that is the answer.
+        rows: What is counted.
     """
 
     score: Score
@@ -91,6 +92,7 @@ class Task:
     classes: bool = False
     confidence: bool = False
     output: str = "logits"
+    rows: str = "samples"
 
 
 def _of_classes(run: Run) -> dict[str, float]:
@@ -107,9 +109,9 @@ def _of_tokens(run: Run) -> dict[str, float]:
 
 TASKS: dict[str, Task] = {
     "classification": Task(TOP1, _of_classes, measure.agreement, classes=True, confidence=True),
-    "token_classification": Task(TOP1, _of_classes, measure.agreement, classes=True, confidence=True),
-    "causal_lm": Task(TOKEN_NLL, _of_tokens, measure.agreement, confidence=True),
-    "masked_lm": Task(TOKEN_NLL, _of_tokens, measure.agreement, confidence=True),
+    "token_classification": Task(TOP1, _of_classes, measure.agreement, classes=True, confidence=True, rows="tokens"),
+    "causal_lm": Task(TOKEN_NLL, _of_tokens, measure.agreement, confidence=True, rows="tokens"),
+    "masked_lm": Task(TOKEN_NLL, _of_tokens, measure.agreement, confidence=True, rows="tokens"),
     "regression": Task(SPEARMAN, _of_values, measure.value_agreement),
     "embedding": Task(COSINE, lambda run: {}, measure.embedding_agreement, output="sentence_embedding"),
 }
