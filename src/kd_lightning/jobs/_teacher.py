@@ -48,6 +48,7 @@ def _before_refinement(cfg: DictConfig) -> DictConfig:
     if not cfg.student.get("quantise") or source is None or not Path(source).is_dir():
         return cfg
     first = OmegaConf.load(student_folder(Path(source)) / "config.yaml")
+    first = OmegaConf.merge(OmegaConf.structured(Config), first)  # a run of before may lack what came later
     assert isinstance(first, DictConfig)
     first.teacher.store = cfg.teacher.store
     both = [[OmegaConf.to_container(one[key], resolve=True) for key in ("teacher", "data")] for one in (first, cfg)]
