@@ -126,3 +126,15 @@ def test_texts_without_pairs_are_refused_as_pairs(tmp_path):
     assert isinstance(data.source.texts, Texts)
     with pytest.raises(ValueError, match="takes one text"):
         TextModel(lambda tensors: torch.zeros(1, 2), reader, data.preprocessing()).answer([("a", "b")])
+
+
+def test_each_continuation_goes_on_from_its_own_last_token(tmp_path):
+    data, reader = built(tmp_path, "causal_lm")
+
+    def run(tensors):  # after a comes b, after b comes c; z ends the text
+        following = torch.where(tensors["input_ids"] == ord("z"), 258, tensors["input_ids"] + 1)
+        return torch.nn.functional.one_hot(following.clamp(max=259), 260).float()
+
+    texts = ["a", "some more k", "xx", "." * 50 + "q"]
+    answers = TextModel(run, reader, data.preprocessing(), new_tokens=4).answer(texts)
+    assert [answer["continuation"] for answer in answers] == ["bcde", "lmno", "yz", "rstu"]
