@@ -92,13 +92,22 @@ class Source(Protocol):
     def load(self) -> Arrays: ...
 
 
+def plain_tensors(value: Tensor) -> list[Tensor]:
+    """What a tensor is made of: itself, or the parts of a quantised one (values, scales), which has no bytes."""
+    if type(value).__module__.startswith("torchao"):
+        names: list[str] = value.__tensor_flatten__()[0]  # type: ignore[attr-defined]
+        return [part for name in names for part in plain_tensors(getattr(value, name))]
+    return [value]
+
+
 def fingerprint(*parts: Tensor | str | bytes) -> str:
     """sha256 (hex) over tensors (shape, dtype and content) and texts, each told apart from the next."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            for plain in plain_tensors(part):
+                digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+                digest.update(plain.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:
             data = part.encode() if isinstance(part, str) else part
             digest.update(f"bytes({len(data)})".encode())

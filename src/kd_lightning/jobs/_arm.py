@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kd_lightning.core.distiller import Distiller
+from kd_lightning.data.arrays import plain_tensors
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.deploy.fake_quant import fake_quantise
 from kd_lightning.jobs._assemble import build_distiller, build_net, build_trainer
@@ -85,6 +86,9 @@ def hash_tensor(value: Tensor) -> str:
     """Hash of a tensor's bytes."""
     import hashlib
 
+    parts = plain_tensors(value)
+    if parts[0] is not value:
+        return digest([hash_tensor(part) for part in parts])
     return hashlib.sha256(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 

@@ -215,8 +215,14 @@ def _check_classes(role: Role, example: Mapping[str, Any], cfg: DictConfig) -> N
     expected = cfg.data[own]
     training = role.net.training
     role.net.eval()
-    with torch.no_grad():
-        classes = role.call(role.net, example)["logits"].shape[-1]
+    try:
+        with torch.no_grad():
+            classes = role.call(role.net, example)["logits"].shape[-1]
+    except IndexError as error:  # of an embedding
+        raise ValueError(
+            f"The {role.name} does not know all {cfg.data[own]} tokens of the data ({cfg.data.name}), or takes shorter"
+            f" texts. Set {role.name}.net.{key}=${{data.{own}}}, or a larger {role.name}.net.max_length."
+        ) from error
     role.net.train(training)
     if classes != expected:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from kd_lightning.jobs._load import ARM
 from kd_lightning.jobs._predictions import predict
 from kd_lightning.jobs._probes import probe_arms
 from kd_lightning.jobs._two_tokenizers import likelihood_remarks, two_tokenizers
+from kd_lightning.models.language.lora import has_lora, merge_lora
 from kd_lightning.report.console import console as report_console
 from kd_lightning.report.html import write_reports
 from kd_lightning.report.measure import count_parameters, flops, latency
@@ -90,6 +92,8 @@ def cost_of(net: nn.Module, call: Any, data: SplitDataModule, folder: Path | Non
     """What a net costs: counted, weighed and timed on this machine's CPU."""
     example = call.arguments(data.ready(next(iter(data.loader("test", whole=True)))))
     net = without_fake_quant(net.cpu().eval())
+    if has_lora(net):
+        net = merge_lora(copy.deepcopy(net))
     weights = None if folder is None else folder / "student.safetensors"
     cost = Cost(
         parameters=count_parameters(net),

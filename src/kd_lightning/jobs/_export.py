@@ -32,6 +32,7 @@ from kd_lightning.deploy.student import PREPROCESSING, RECORD, TOKENIZER
 from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.jobs._export_record import describe, licences, teacher_logits, teacher_of
 from kd_lightning.jobs._predictions import KEPT
+from kd_lightning.models.language.lora import merge_lora
 from kd_lightning.report.tasks import TASKS
 from kd_lightning.runs import write_json
 
@@ -101,13 +102,22 @@ def export_student(arm: FittedArm, data: SplitDataModule, folder: Path, cfg: Dic
 
 def deployable(arm: FittedArm, data: SplitDataModule, cfg: DictConfig) -> nn.Module:
     """The student as it is shipped: without what only training needs, a function of its input tensors."""
-    net = without_fake_quant(copy.deepcopy(arm.net)).cpu().eval()
+    net = merge_lora(without_fake_quant(copy.deepcopy(arm.net))).cpu().eval()
     call = instantiate(cfg.student.call)
     arguments = call.arguments(unpacked(data.ready(next(iter(data.loader("train", whole=True))))))
     if isinstance(arguments, Tensor):
         return net
+    _cut_vocabulary(net, call)
     huggingface.describe(net, data.class_names, data.tokenizer)  # type: ignore[attr-defined]
     return TextNet(net, call, tuple(arguments), TASKS[data.task].output).eval()
+
+
+def _cut_vocabulary(net: nn.Module, call: Any) -> None:
+    """Take out the rows of a padded vocabulary that the call cuts off: no file has a say for them."""
+    rows = getattr(getattr(net, "config", None), "vocab_size", None)
+    wanted = getattr(call, "vocab_size", None)
+    if wanted is not None and rows is not None and rows > wanted:
+        net.resize_token_embeddings(wanted)  # type: ignore[operator]
 
 
 def batches(data: SplitDataModule, call: Any, split: str) -> Iterator[tuple[Inputs, Tensor | None]]:
