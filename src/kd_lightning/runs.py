@@ -106,5 +106,6 @@ def _run_dir(name: str, resume: str, *, _root_: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
-    """Make ``${kd.run_dir:...}`` known."""
+    """Make ``${kd.run_dir:...}`` and ``${kd.last_part:...}`` (of a path, or of owner/model) known."""
     OmegaConf.register_new_resolver("kd.run_dir", _run_dir, replace=True)
+    OmegaConf.register_new_resolver("kd.last_part", lambda path: Path(str(path)).name, replace=True)
