@@ -50,7 +50,7 @@ def _before_refinement(cfg: DictConfig) -> DictConfig:
     first = OmegaConf.load(student_folder(Path(source)) / "config.yaml")
     first = OmegaConf.merge(OmegaConf.structured(Config), first)  # a run of before may lack what came later
     assert isinstance(first, DictConfig)
-    first.teacher.store = cfg.teacher.store
+    first.teacher.store, first.logger = cfg.teacher.store, cfg.logger
     both = [[OmegaConf.to_container(one[key], resolve=True) for key in ("teacher", "data")] for one in (first, cfg)]
     return first if both[0] == both[1] else cfg
 
