@@ -24,7 +24,18 @@ def hydra():
 
 
 def test_every_group_is_looked_at():
-    tested = {"experiment", "data", "model", "method", "term", "optimizer", "scheduler", "trainer", "metrics", "rollout"}
+    tested = {
+        "experiment",
+        "data",
+        "model",
+        "method",
+        "term",
+        "optimizer",
+        "scheduler",
+        "trainer",
+        "metrics",
+        "rollout",
+    }
     assert {p.name for p in CONF.iterdir() if p.is_dir()} == tested | {"callbacks", "logger", "hydra"}
 
 

@@ -17,7 +17,7 @@ ALLOWED = {
     "core": set(),
     "teachers": {"core", "data", "models"},
     "report": set(),
-    "tuning": {"launch", "runs"},
+    "tuning": {"launch", "report", "runs"},
     # A folder of transformers is run by core's calls, as in training.
     "deploy": {"core", "data", "models", "report", "explain"},
 }

@@ -22,7 +22,9 @@ def cifar_resnet(folder):
 def glue_tinybert(folder):
     """The hub's model and data replaced by local ones."""
     name, table = bert(folder / "bert"), folder / "reviews.csv"
-    table.write_text("text,label\n" + "".join(f"it is {i} times {'good' if i % 2 else 'bad'},{i % 2}\n" for i in range(80)))
+    table.write_text(
+        "text,label\n" + "".join(f"it is {i} times {'good' if i % 2 else 'bad'},{i % 2}\n" for i in range(80))
+    )
     return [
         "data=text_files",
         f"data.source.files={table}",

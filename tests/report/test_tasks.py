@@ -18,7 +18,9 @@ N = 200
 def arms_of(outputs, target, whole=lambda name, seed: {}):
     """A teacher, and two students of three seeds each; `outputs(name, seed)` gives what they say."""
     made = []
-    for name, kind, seeds in (("teacher", "teacher", [0]), ("student alone", "alone", [0, 1, 2]), ("student + kd", "distilled", [0, 1, 2])):  # fmt: skip
+    three = [0, 1, 2]
+    arms = (("teacher", "teacher", [0]), ("student alone", "alone", three), ("student + kd", "distilled", three))
+    for name, kind, seeds in arms:
         runs = [
             Run(name, s, ".", outputs(name, s), target, torch.arange(len(target)), whole=whole(name, s)) for s in seeds
         ]
