@@ -141,8 +141,11 @@ def test_the_choice_of_weights_is_told_beside_its_cost():
     assert "| student + kd | 86.00 ± 2.83 |" in markdown(found)
     assert "paper protocol" not in html(found, {})
     arms[1].runs[0].choices["best_on_test"] = {"top1": 0.95}
+    assert choice_rows(compare(arms, NAMES))[1][0][3] == "–"  # the other seed has none
+    arms[1].runs[1].choices["best_on_test"] = {"top1": 0.95}
     paper = compare(arms, NAMES)
     assert choice_rows(paper)[0][3] == "best on test (paper protocol) (%)"
+    assert choice_rows(paper)[1][0][3] == "95.00 ± 0.00"
     assert "the epoch was chosen on the test split itself" in html(paper, {})
 
 

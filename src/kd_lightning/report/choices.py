@@ -31,7 +31,10 @@ def choice_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for arm in arms:
         runs = arm.arm.runs
         values = [[one[score.key] for run in runs if score.key in (one := run.choices.get(w, {}))] for w in shown]
-        scores = [fmt.with_sd(summarise(v) if v else None, score.scale, score.digits + 1) for v in values]
+        # A mean over some of the seeds would stand beside means over all of them.
+        scores = [
+            fmt.with_sd(summarise(v) if len(v) == len(runs) else None, score.scale, score.digits + 1) for v in values
+        ]
         seconds = _mean([run.train_seconds for run in runs])
         epochs = _mean([run.epochs for run in runs])
         known = fmt.DASH if epochs is None else f"{epochs:.4g}"
