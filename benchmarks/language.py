@@ -124,10 +124,8 @@ def tweets(seeds: Sequence[int]) -> str:
         ["tf-idf, logistic regression", f"{100 * accuracy:.2f}", f"{100 * f1:.2f}", "–", "–", milliseconds, "–"]
     )
     head = ["", "accuracy, %", "macro-F1, %", "agreement, %", *COSTS]
-    return (
-        f"`python -m benchmarks.language --only tweets`, mean over seeds {list(seeds)}; one epoch of the 22,269 training tweets each.\n\n"
-        + table(head, rows)
-    )
+    note = f"`python -m benchmarks.language --only tweets`, mean over seeds {list(seeds)}; one epoch of 22,269 tweets each."
+    return f"{note}\n\n" + table(head, rows)
 
 
 def tfidf() -> tuple[float, float, str]:
