@@ -124,9 +124,7 @@ def tweets(seeds: Sequence[int]) -> str:
         ["tf-idf, logistic regression", f"{100 * accuracy:.2f}", f"{100 * f1:.2f}", "–", "–", milliseconds, "–"]
     )
     head = ["", "accuracy, %", "macro-F1, %", "agreement, %", *COSTS]
-    note = (
-        f"`python -m benchmarks.language --only tweets`, mean over seeds {list(seeds)}; one epoch over 22,269 tweets."
-    )
+    note = f"`python -m benchmarks.language --only tweets`, mean over seeds {list(seeds)}; one epoch each."
     return f"{note}\n\n" + table(head, rows)
 
 
