@@ -47,11 +47,12 @@ def test_a_teacher_with_its_own_tokenizer(cli, tmp_path, method):
     ("arguments", "message"),
     [
         ([BPE], "teacher.call.prefix=teacher_"),
+        ([BPE, PREFIX, WIDTH, "method=gkd"], "generates text in the student's tokens"),
         ([BPE, PREFIX], "Set teacher.net.vocab_size=${data.teacher_vocab_size}"),
     ],
 )
 def test_what_two_tokenizers_need_is_said(cli, arguments, message):
-    outcome = cli(*GPT, *arguments, "method=uld", "job=train", "teacher.fit=null")
+    outcome = cli(*GPT, "method=uld", *arguments, "job=train", "teacher.fit=null")
     assert outcome.code == 1
     assert message in outcome.text
     assert "Traceback" not in outcome.text

@@ -102,4 +102,6 @@ def export_folder(folder: str | Path) -> Path:
     for candidate in (Path(folder) / "export", Path(folder)):
         if (candidate / PREPROCESSING).is_file():
             return candidate
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder. Give that of a finished run, or its export folder.")
     raise FileNotFoundError(f"{folder} holds no exported student: write one with job=export run={folder}.")

@@ -15,7 +15,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.jobs._export_record import describe, licences, teacher_logits, teacher_of
 from kd_lightning.jobs._predictions import KEPT
 from kd_lightning.models.language.lora import merge_lora
+from kd_lightning.report.console import console
 from kd_lightning.report.tasks import TASKS
 from kd_lightning.runs import write_json
 
@@ -257,5 +257,5 @@ def _show(record: dict[str, Any], folder: Path) -> None:
         table.add_column(heading, min_width=max(map(len, heading.split())))
     for _, *row in figure_rows(record):
         table.add_row(*row)
-    Console().print(table)
+    console().print(table)
     log.info(f"Export: {folder}/model_card.md")

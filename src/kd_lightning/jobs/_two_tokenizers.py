@@ -35,6 +35,11 @@ def check_prefix(cfg: DictConfig) -> None:
             f" teacher.call.prefix={PREFIX} and 'teacher.net.vocab_size=${{data.teacher_vocab_size}}' (of a"
             " checkpoint, its own vocabulary)."
         )
+    if two_tokenizers(cfg) and cfg.method.rollout is not None:
+        raise ValueError(
+            f"method={cfg.method.name} generates text in the student's tokens, which a teacher with another"
+            " tokenizer cannot read: take method=uld or span_alignment, or method.rollout=null."
+        )
 
 
 def with_teacher_tokens(plain: dict[str, Any]) -> None:
