@@ -54,6 +54,7 @@ def select_training(cfg: DictConfig, data: SplitDataModule, teacher: nn.Module, 
             f"data.select judges samples by the class that the teacher gives them; data.task={data.task} has none."
             " Set data.select=null."
         )
+    log.info(f"data.select: asking the teacher about {data.num_samples:,} training samples ...")
     pilot = None if rules.pilot is None else _pilot(cfg, rules, data, folder)
     logits = _logits(teacher, cfg.teacher, cfg, data)
     selection = select_samples(rules, logits, data.targets("train"), pilot)
