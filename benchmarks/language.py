@@ -85,7 +85,7 @@ def embed(seeds: Sequence[int]) -> str:
         )
         if not rows:
             rows.append(["all-MiniLM-L6-v2", "–", "–", *cost(arms["teacher"])])
-        student = arms["student + sentence_embedding"]
+        student = arms["student + sbert"]
         quality = [cell(student, "cosine", 1, 4), cell(student, "rank_correlation", 1, 4)]
         rows.append([f"{count} layers", *quality, *cost(student)])
     head = ["", "cosine with the teacher", "rank correlation of similarities", *COSTS]

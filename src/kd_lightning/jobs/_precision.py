@@ -85,7 +85,7 @@ def time_candidates(
         candidates += [(HALF, layout) for layout in layouts[-1:]]
     if len(candidates) == 1:
         return {candidates[0]: 0.0}
-    call, task = instantiate(cfg.student.call), cfg.data.get("task", "classification")
+    call, task = instantiate(cfg.student.call), OmegaConf.select(cfg, "data.task", default="classification")
     batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in example.items()}
     with torch.random.fork_rng():
         # Twice round: what the first one pays for (memory, kernels) is nobody's fault.
