@@ -96,7 +96,7 @@ def embed(seeds: Sequence[int]) -> str:
 
 def tweets(seeds: Sequence[int]) -> str:
     """From BERT to TinyBERT and beside it, on tweets."""
-    common = ["+experiment=tweets_tinybert", f"seeds={list(seeds)}", "export.formats=[onnx]", "trainer.max_epochs=1"]
+    common = ["+experiment=tweets_tinybert", f"seeds={list(seeds)}", "export.formats=[]", "trainer.max_epochs=1"]
     runs = {
         "select": ["student.fit=null", "method=kd", "data.select={teacher_right: true, min_size: 0.5}"],
         # One epoch: half of it for each stage.
