@@ -64,10 +64,11 @@ def shakespeare(seeds: Sequence[int]) -> str:
     ]
     rows = [[*row, *cost(arm)] for row, arm in zip(rows, arms.values(), strict=True)]
     head = ["", "perplexity", "token top-1, %", "token agreement, %", "KL from teacher, nats", *COSTS]
-    return (
+    note = (
         f"`python -m benchmarks.language --only shakespeare`, seeds {list(seeds)}; perplexity per token of a BPE of"
-        " 2,000 on plays that were not trained on.\n\n" + table(head, rows)
+        " 2,000, on plays that were not trained on."
     )
+    return table("Language models of Shakespeare", head, rows, note)
 
 
 def embed(seeds: Sequence[int]) -> str:
@@ -89,9 +90,8 @@ def embed(seeds: Sequence[int]) -> str:
         quality = [cell(student, "cosine", 1, 4), cell(student, "rank_correlation", 1, 4)]
         rows.append([f"{count} layers", *quality, *cost(student)])
     head = ["", "cosine with the teacher", "rank correlation of similarities", *COSTS]
-    return f"`python -m benchmarks.language --only embed`, seeds {list(seeds)}, 5,365 held-out sentences.\n\n" + table(
-        head, rows
-    )
+    note = f"`python -m benchmarks.language --only embed`, seeds {list(seeds)}, 5,365 held-out sentences."
+    return table("Students of all-MiniLM-L6-v2", head, rows, note)
 
 
 def tweets(seeds: Sequence[int]) -> str:
@@ -125,7 +125,7 @@ def tweets(seeds: Sequence[int]) -> str:
     )
     head = ["", "accuracy, %", "macro-F1, %", "agreement, %", *COSTS]
     note = f"`python -m benchmarks.language --only tweets`, mean over seeds {list(seeds)}; one epoch each."
-    return f"{note}\n\n" + table(head, rows)
+    return table("Tweets: negative, neutral or positive", head, rows, note)
 
 
 def tfidf() -> tuple[float, float, str]:
