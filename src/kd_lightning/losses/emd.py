@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision
+from kd_lightning.losses._transformer import check_states
 from kd_lightning.losses._transport import transport
 from kd_lightning.losses.attention_scores import attention_mse_loss
 from kd_lightning.losses.hidden import hidden_mse_loss
@@ -69,11 +70,7 @@ def _costs(
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Costs of hidden states and of attentions, (M, N) each."""
-    if len(student_hidden) != len(student_attentions) + 1 or len(teacher_hidden) != len(teacher_attentions) + 1:
-        raise ValueError(
-            f"BERT-EMD needs one more hidden state (the embedding) than attentions: student {len(student_hidden)} and"
-            f" {len(student_attentions)}, teacher {len(teacher_hidden)} and {len(teacher_attentions)}."
-        )
+    check_states("BERT-EMD", student_attentions, teacher_attentions, student_hidden, teacher_hidden)
     hidden = [[hidden_mse_loss(s, t, mask) for t in teacher_hidden[1:]] for s in student_hidden[1:]]
     attention = [[attention_mse_loss(s, t, mask) for t in teacher_attentions] for s in student_attentions]
     return (torch.stack([torch.stack(row) for row in hidden]), torch.stack([torch.stack(row) for row in attention]))

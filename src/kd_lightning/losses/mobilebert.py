@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision
+from kd_lightning.losses._transformer import layer_map
 from kd_lightning.losses.hidden import hidden_mse_loss
 from kd_lightning.losses.minilm import attention_kl_loss
-from kd_lightning.losses.tinybert import _layer_map
 
 
 @full_precision
@@ -54,7 +54,7 @@ def mobilebert_loss(
         >>> mobilebert_loss(scores, scores, states, states).item()
         0.0
     """
-    chosen = _layer_map(layers, len(student_attentions), len(teacher_attentions))
+    chosen = layer_map(layers, len(student_attentions), len(teacher_attentions))
     hidden = [hidden_mse_loss(s, teacher_hidden[g], mask) for s, g in zip(student_hidden[1:], chosen, strict=True)]
     attention = [
         attention_kl_loss(s, teacher_attentions[g - 1], mask) for s, g in zip(student_attentions, chosen, strict=True)

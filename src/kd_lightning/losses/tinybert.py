@@ -7,25 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kd_lightning.losses._common import full_precision
+from kd_lightning.losses._transformer import check_states, layer_map
 from kd_lightning.losses.attention_scores import attention_mse_loss
 from kd_lightning.losses.hidden import hidden_mse_loss
-
-
-def _layer_map(layers: Sequence[int] | None, student_layers: int, teacher_layers: int) -> list[int]:
-    """The teacher's layer of each student layer, 1 to M."""
-    if layers is None:
-        if teacher_layers % student_layers:
-            raise ValueError(
-                f"{teacher_layers} teacher layers are not a multiple of {student_layers} student layers: give the"
-                " teacher's layer (from 1) of each student layer in layers."
-            )
-        return [m * teacher_layers // student_layers for m in range(1, student_layers + 1)]
-    if len(layers) != student_layers or not all(1 <= layer <= teacher_layers for layer in layers):
-        raise ValueError(
-            f"layers {list(layers)} must name one of the teacher's layers 1 to {teacher_layers} for each of the"
-            f" {student_layers} student layers."
-        )
-    return list(layers)
 
 
 @full_precision
@@ -70,12 +54,8 @@ def tinybert_loss(
         >>> tinybert_loss(scores, scores, states, states).item()
         0.0
     """
-    if len(student_hidden) != len(student_attentions) + 1 or len(teacher_hidden) != len(teacher_attentions) + 1:
-        raise ValueError(
-            f"TinyBERT needs one more hidden state (the embedding) than attentions: student {len(student_hidden)} and"
-            f" {len(student_attentions)}, teacher {len(teacher_hidden)} and {len(teacher_attentions)}."
-        )
-    chosen = _layer_map(layers, len(student_attentions), len(teacher_attentions))
+    check_states("TinyBERT", student_attentions, teacher_attentions, student_hidden, teacher_hidden)
+    chosen = layer_map(layers, len(student_attentions), len(teacher_attentions))
     attention = [
         attention_mse_loss(s, teacher_attentions[g - 1], mask) for s, g in zip(student_attentions, chosen, strict=True)
     ]
