@@ -49,6 +49,20 @@ def test_the_student_starts_from_what_it_learnt_on_plain_text(tmp_path, monkeypa
     assert (tmp_path / cfg.student.body / "arm.json").stat().st_mtime_ns == written
 
 
+def test_the_ranks_of_a_distributed_training_do_not_wait_for_their_first(tmp_path, monkeypatch):
+    """It holds the lock while it trains together with them."""
+    from kd_lightning.jobs import _stored
+
+    monkeypatch.chdir(tmp_path)
+    cfg = composed(*TINY)
+    data = build_data(cfg)
+    folder = _stored.stored_folder(cfg, data)
+    monkeypatch.setattr(_stored, "fit_arm", lambda *given: given[1])
+    monkeypatch.setattr(_stored, "is_main_process", lambda: False)
+    with _stored.exclusive(folder.parent / f".{folder.name}.lock"):
+        assert _stored.fit_stored(cfg, data, "a net", "teacher") == folder
+
+
 def student(*overrides):
     """The student's net."""
     data = ["data=synthetic_text", "data.num_classes=3", "data.vocab_size=260", "data.pad_token_id=256"]

@@ -19,7 +19,8 @@ from kd_lightning.data.base import SplitDataModule
 from kd_lightning.deploy.check import Reference
 from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.jobs._assemble import needs_teacher
-from kd_lightning.jobs._teacher import teacher_cfg, teacher_data, teacher_folder
+from kd_lightning.jobs._stored import stored_folder
+from kd_lightning.jobs._teacher import teacher_cfg, teacher_data
 from kd_lightning.jobs._two_tokenizers import two_tokenizers
 from kd_lightning.report.measure import count_parameters
 
@@ -95,7 +96,7 @@ def _stored(cfg: DictConfig, data: SplitDataModule) -> Path | None:
     except OmegaConfBaseException as error:  # the run was made with other settings than there are now
         log.warning(f"The teacher of this run cannot be found again: {str(error).splitlines()[0]}")
         return None
-    folder = teacher_folder(own, teacher_data(cfg, own, data)).absolute()
+    folder = stored_folder(own, teacher_data(cfg, own, data)).absolute()
     return folder if (folder / "student.safetensors").is_file() else None
 
 

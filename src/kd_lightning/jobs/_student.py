@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.data.base import SplitDataModule
-from kd_lightning.jobs._arm import arm_identity, fit_arm
 from kd_lightning.jobs._assemble import build_data, build_net, needs_teacher
-from kd_lightning.jobs._lock import exclusive
-from kd_lightning.schema import Config
-
-log = logging.getLogger("kd_lightning")
+from kd_lightning.jobs._stored import fit_stored, laid_over
 
 # Replaced as a whole: merged, they would keep the arguments of the student's own task.
 WHOLE = ("data", "method", "metrics")
@@ -34,11 +27,8 @@ def prepare_student(cfg: DictConfig) -> None:
     own = student_cfg(cfg)
     data = build_data(own)
     teacher = build_net(own.teacher, own.teacher.seed).eval() if needs_teacher(own.method) else None
-    folder = _folder(own, data)
     label = f"student {own.student.name} before the task ({own.method.name} on {own.data.name})"
-    with exclusive(folder.parent / f".{folder.name}.lock", waiting=f"{label}: another process trains it; waiting ..."):
-        fit_arm(own, folder, data, teacher, label)
-    cfg.student.body = str(folder)
+    cfg.student.body = str(fit_stored(own, data, label, "distilled", teacher).folder)
 
 
 def student_cfg(cfg: DictConfig) -> DictConfig:
@@ -48,12 +38,5 @@ def student_cfg(cfg: DictConfig) -> DictConfig:
     for key in WHOLE:
         plain[key] = fit.pop(key, plain[key])
     plain["student"]["fit"] = None
-    plain.update(seed=cfg.teacher.seed, seeds=None, ckpt_path=None, protocol="validation")
-    merged = OmegaConf.merge(OmegaConf.structured(Config), plain, fit)
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def _folder(own: DictConfig, data: SplitDataModule) -> Path:
-    """Where it lies, or will lie, beside the teachers."""
-    return Path(own.teacher.store) / f"{own.student.name}-{arm_identity(own, data, None)}"
+    plain["seed"] = cfg.teacher.seed
+    return laid_over(plain, fit)

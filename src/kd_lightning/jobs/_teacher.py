@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from kd_lightning.data.base import SplitDataModule
-from kd_lightning.jobs._arm import FittedArm, arm_identity, fit_arm
+from kd_lightning.jobs._arm import FittedArm
 from kd_lightning.jobs._assemble import build_data, build_net
 from kd_lightning.jobs._load import student_folder
-from kd_lightning.jobs._lock import exclusive
+from kd_lightning.jobs._stored import fit_stored, laid_over
 from kd_lightning.jobs._two_tokenizers import check_prefix, two_tokenizers, with_teacher_tokens
-from kd_lightning.runs import is_main_process
 from kd_lightning.schema import Config
 
 log = logging.getLogger("kd_lightning")
@@ -29,13 +27,11 @@ def teacher_cfg(cfg: DictConfig) -> DictConfig:
     # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
     plain["student"] = {key: plain["teacher"][key] for key in plain["student"]} | {"fit": None}
     plain["method"] = fit.pop("method", plain["method"])
-    plain.update(seed=plain["teacher"]["seed"], seeds=None, ckpt_path=None, protocol="validation")
+    plain["seed"] = plain["teacher"]["seed"]
     for own in ("views", "select"):  # what the student sees of the data is not the teacher's business
         plain["data"].pop(own, None)
     with_teacher_tokens(plain)
-    merged = OmegaConf.merge(OmegaConf.structured(Config), plain, fit)
-    assert isinstance(merged, DictConfig)
-    return merged
+    return laid_over(plain, fit)
 
 
 def _before_refinement(cfg: DictConfig) -> DictConfig:
@@ -68,22 +64,10 @@ def obtain_teacher(cfg: DictConfig, data: SplitDataModule) -> tuple[nn.Module, F
         log.info(f"teacher {cfg.teacher.name}: {cfg.teacher.checkpoint or 'used as it is built'}")
         return net.eval(), None
     own = teacher_cfg(cfg)
-    data = teacher_data(cfg, own, data)
-    folder = teacher_folder(own, data)
-    label = f"teacher {cfg.teacher.name}"
-    lock = folder.parent / f".{folder.name}.lock"
-    # Jobs that start together train one teacher. The ranks of a distributed training follow their first.
-    waiting = f"{label}: another process is training it; waiting ..."
-    with exclusive(lock, waiting=waiting) if is_main_process() else nullcontext():
-        arm = fit_arm(own, folder, data, label=label, kind="teacher")
+    arm = fit_stored(own, teacher_data(cfg, own, data), f"teacher {cfg.teacher.name}", "teacher")
     return arm.net, arm
 
 
 def teacher_data(cfg: DictConfig, own: DictConfig, data: SplitDataModule) -> SplitDataModule:
     """What the teacher is trained on under ``own`` (see ``teacher_cfg``): the data, or the same in its own tokens."""
     return build_data(own) if two_tokenizers(cfg) else data
-
-
-def teacher_folder(own: DictConfig, data: SplitDataModule) -> Path:
-    """Where the teacher of such a configuration (see ``teacher_cfg``) lies, or will lie, in the store."""
-    return Path(own.teacher.store) / f"{own.teacher.name}-{arm_identity(own, data, None)}"
