@@ -52,9 +52,13 @@ def fit(workers, callbacks=(), ckpt_path=None):
         batch_size=7,
         num_workers=workers,
     )
-    module = Recorder()
+    return seen_by(Recorder(), data, 3, callbacks, ckpt_path)
+
+
+def seen_by(module, data, epochs, callbacks, ckpt_path):
+    """What the module noted in a training that does nothing else."""
     trainer = pl.Trainer(
-        max_epochs=3,
+        max_epochs=epochs,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -21,13 +22,14 @@ from torch import Tensor, nn
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.data.arrays import plain_tensors
 from kd_lightning.data.base import SplitDataModule
-from kd_lightning.deploy.fake_quant import fake_quantise
+from kd_lightning.deploy.fake_quant import fake_quantise, without_fake_quant
 from kd_lightning.jobs._assemble import build_distiller, build_net, build_trainer
 from kd_lightning.jobs._energy import EnergyMeter
 from kd_lightning.jobs._load import ARM
 from kd_lightning.jobs._paper import BestOnTest, looks_on_test
 from kd_lightning.jobs._predictions import Predictions, predict
 from kd_lightning.launch import UserAbortError
+from kd_lightning.models.language.lora import has_lora, merge_lora
 from kd_lightning.models.registry import load_state, savable_state
 from kd_lightning.runs import digest, write_json
 
@@ -116,6 +118,12 @@ def _zeros(cfg: DictConfig) -> Tensor:
     if cfg.data.get("image_size") is None:
         raise ValueError(f"method={cfg.method.name} builds its student for images; {cfg.data.name} has none.")
     return torch.zeros(2, cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+
+
+def shipped(net: nn.Module) -> nn.Module:
+    """The net without what only training needs, as it is measured and exported: a copy, or itself where it is plain."""
+    net = without_fake_quant(net)
+    return merge_lora(copy.deepcopy(net)) if has_lora(net) else net
 
 
 def fit_arm(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +16,12 @@ from torch import Tensor, nn
 
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.module import KDDataModule
-from kd_lightning.deploy.fake_quant import without_fake_quant
-from kd_lightning.jobs._arm import FittedArm, save_predictions
+from kd_lightning.jobs._arm import FittedArm, save_predictions, shipped
 from kd_lightning.jobs._assemble import build_loggers
 from kd_lightning.jobs._load import ARM
 from kd_lightning.jobs._predictions import predict
 from kd_lightning.jobs._probes import probe_arms
 from kd_lightning.jobs._two_tokenizers import likelihood_remarks, two_tokenizers
-from kd_lightning.models.language.lora import has_lora, merge_lora
 from kd_lightning.report.console import console as report_console
 from kd_lightning.report.html import write_reports
 from kd_lightning.report.measure import count_parameters, flops, latency
@@ -91,9 +88,7 @@ def read_validation(folder: Path) -> tuple[Tensor, Tensor] | None:
 def cost_of(net: nn.Module, call: Any, data: SplitDataModule, folder: Path | None, cfg: DictConfig) -> Cost:
     """What a net costs: counted, weighed and timed on this machine's CPU."""
     example = call.arguments(data.ready(next(iter(data.loader("test", whole=True)))))
-    net = without_fake_quant(net.cpu().eval())
-    if has_lora(net):
-        net = merge_lora(copy.deepcopy(net))
+    net = shipped(net.cpu().eval())
     weights = None if folder is None else folder / "student.safetensors"
     cost = Cost(
         parameters=count_parameters(net),

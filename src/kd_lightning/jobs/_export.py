@@ -24,14 +24,12 @@ from kd_lightning.data.sampler import Draw
 from kd_lightning.deploy import huggingface
 from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
 from kd_lightning.deploy.check import Figures, Reference, answers, measure, objection
-from kd_lightning.deploy.fake_quant import without_fake_quant
 from kd_lightning.deploy.formats import FORMATS, known_format
 from kd_lightning.deploy.inputs import Inputs, TextNet, bytes_of, tensors_of, unpacked
 from kd_lightning.deploy.student import PREPROCESSING, RECORD, TOKENIZER
-from kd_lightning.jobs._arm import FittedArm
+from kd_lightning.jobs._arm import FittedArm, shipped
 from kd_lightning.jobs._export_record import describe, licences, teacher_logits, teacher_of
 from kd_lightning.jobs._predictions import KEPT
-from kd_lightning.models.language.lora import merge_lora
 from kd_lightning.report.console import console
 from kd_lightning.report.tasks import TASKS
 from kd_lightning.runs import write_json
@@ -102,7 +100,7 @@ def export_student(arm: FittedArm, data: SplitDataModule, folder: Path, cfg: Dic
 
 def deployable(arm: FittedArm, data: SplitDataModule, cfg: DictConfig) -> nn.Module:
     """The student as it is shipped: without what only training needs, a function of its input tensors."""
-    net = merge_lora(without_fake_quant(copy.deepcopy(arm.net))).cpu().eval()
+    net = shipped(copy.deepcopy(arm.net)).cpu().eval()
     call = instantiate(cfg.student.call)
     arguments = call.arguments(unpacked(data.ready(next(iter(data.loader("train", whole=True))))))
     if isinstance(arguments, Tensor):

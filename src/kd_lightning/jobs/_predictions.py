@@ -67,7 +67,7 @@ def predict(
     try:
         loader = data.loader(split, whole=True)
         outputs = _outputs(net, call, (data.ready(raw, where) for raw in loader), TASKS[data.task].output)
-        if data.task not in ("causal_lm", "masked_lm", "token_classification"):
+        if TASKS[data.task].rows != "tokens":
             return Predictions(_stack(outputs))
         return _of_tokens(outputs, _count(data.loader(split, whole=True), _target_of(call)))
     finally:

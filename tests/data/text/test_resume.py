@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kd_lightning.data.text.sources.synthetic import SyntheticText
-from tests.data.test_resume import Save
+from tests.data.test_resume import Save, seen_by
 from tests.data.text.given import module
 
 
@@ -27,19 +27,7 @@ class Recorder(pl.LightningModule):
 
 def fit(tmp_path, callbacks=(), ckpt_path=None, workers=0):
     data = module(SyntheticText(60, "masked_lm"), tmp_path, task="masked_lm", num_workers=workers, batch_size=6)
-    recorder = Recorder()
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=list(callbacks),
-    )
-    trainer.fit(recorder, data, ckpt_path=ckpt_path)
-    return recorder.seen
+    return seen_by(Recorder(), data, 2, callbacks, ckpt_path)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
