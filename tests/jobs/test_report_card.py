@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import wandb
 
 from kd_lightning.report.wandb import TABLES, build_workspace
 from tests.conftest import TINY
@@ -19,7 +20,12 @@ def read_wandb(path):
     return record, summary
 
 
-def test_an_offline_run_reads_back(cli):
+def test_an_offline_run_reads_back(cli, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    wandb.setup()  # its process keeps this working folder, as that of a notebook would
+    monkeypatch.chdir(tmp_path)
     outcome = cli(*TINY, "logger=[wandb,csv]", "seeds=[0,1]", "export.formats=[]")
     assert outcome.code == 0, outcome.text
     found = [read_wandb(path) for path in sorted(outcome.folder.parents[1].rglob("offline-run-*/*.wandb"))]

@@ -245,7 +245,14 @@ def build_loggers(cfg: DictConfig, folder: Path, name: str, kind: str) -> list[A
         "data": cfg.data.name,
         "seed": cfg.seed,
     }
-    known = {"save_dir": str(folder), "name": name, "job_type": kind, "group": run_name(folder), "config": told_by}
+    # wandb writes from a process of its own, which keeps the working folder of its start: a relative path is not ours.
+    known = {
+        "save_dir": str(folder.absolute()),
+        "name": name,
+        "job_type": kind,
+        "group": run_name(folder),
+        "config": told_by,
+    }
     return [instantiate(_with(node, **known)) for node in cfg.logger.values() if node is not None]
 
 
