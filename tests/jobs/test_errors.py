@@ -181,7 +181,7 @@ def test_sweep_with_subprocess_ddp_is_refused_with_the_way_out(cli):
     [
         (["job=export"], "job=export works on a finished run"),
         (["job=evaluate", "run=nowhere"], "nowhere holds no finished student"),
-        (["job=predict", "run=nowhere", "inputs=[x.png]"], "nowhere: no such folder. Give that of a finished run, or its export folder."),
+        (["job=predict", "run=nowhere", "inputs=[x.png]"], "nowhere: no such folder. Give that of a finished run, or"),
         (["job=compare"], "job=compare needs run folders"),
         (["job=compare", "runs=nowhere/*"], "no finished training at or below 'nowhere/*'"),
     ],
