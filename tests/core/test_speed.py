@@ -5,6 +5,7 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from kd_lightning.core import progress_bar, roles, speed
@@ -12,6 +13,7 @@ from kd_lightning.core.calls import TensorCall
 from kd_lightning.core.progress_bar import ProgressBar
 from kd_lightning.core.references import Reference
 from kd_lightning.core.taps import Taps
+from tests.conftest import TINY
 
 FUSED = [
     partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3),
@@ -110,3 +112,18 @@ def test_taps_are_part_of_one_compiled_graph():
         captured = taps.take()
     assert set(captured) == {"0", "1", "3:in"}
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_set_on_the_device_trains_to_the_same_weights(cli):
+    common = [*TINY, "job=train", "method=ce", "data.augment=[{_target_: kd_lightning.data.augment.HorizontalFlip}]"]
+    states = []
+    for where in ("false", "true"):
+        outcome = cli(*common, f"data.on_device={where}", f"hydra.run.dir=outputs/{where}/x")
+        assert outcome.code == 0, outcome.text
+        states.append(load_file(outcome.folder / "student.safetensors"))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_training_cut_within_its_first_epoch_ends_well(cli):
+    outcome = cli(*TINY, "trainer.max_steps=3", "export.formats=[]")
+    assert outcome.code == 0, outcome.text

@@ -205,12 +205,70 @@ def test_views_that_cannot_be():
         module.views(module.ready(next(iter(module.test_dataloader()))), [0])
 
 
+def trainer(device="cpu", **kwargs):
+    return SimpleNamespace(training=False, strategy=SimpleNamespace(root_device=torch.device(device)), **kwargs)
+
+
+def test_only_positions_travel_to_a_set_on_the_device():
+    plain, resident = (
+        KDDataModule(images(), augment=[RandomCrop(2)], batch_size=8, on_device=where) for where in (False, True)
+    )
+    for module in (plain, resident):
+        module.trainer = trainer()
+    for kind in ("train", "val", "test"):
+        loaders = [getattr(module, f"{kind}_dataloader")() for module in (plain, resident)]
+        for left, right in zip(*loaders, strict=True):
+            assert set(right) == {"position", "index"} | ({"view"} if kind == "train" else set())
+            left, right = plain.ready(left), resident.ready(right)
+            assert left.keys() == right.keys()
+            assert all(torch.equal(torch.as_tensor(left[key]), torch.as_tensor(right[key])) for key in left)
+    # Labels that a teacher gives later are on the device too.
+    resident.choose(torch.arange(10), labels=torch.full((10,), 3))
+    assert resident.ready(next(iter(resident.train_dataloader())))["target"].tolist() == [3] * 8
+
+
+@pytest.mark.parametrize(
+    ("where", "device", "resident"), [("auto", "cpu", False), ("auto", "cuda", True), (False, "cuda", False)]
+)
+def test_a_gpu_keeps_a_small_set(monkeypatch, where, device, resident):
+    module = KDDataModule(images(), batch_size=8, on_device=where)
+    assert "image" in next(iter(module.train_dataloader()))  # nobody to take it from there
+    module.trainer = trainer(device)
+    assert ("position" in next(iter(module.train_dataloader()))) is resident
+    assert "image" in next(iter(module.loader("test", whole=True)))
+    monkeypatch.setattr("kd_lightning.data.module._SMALL", 100)
+    assert "image" in next(iter(module.train_dataloader()))
+
+
+def test_a_set_in_files_stays_there(tmp_path):
+    with pytest.raises(ValueError, match="on_device must be true, false or auto, got 'gpu'"):
+        KDDataModule(images(), on_device="gpu")
+    pool = images()
+    inputs, targets, mark = pool.args
+
+    class Files:
+        shape = inputs.shape
+        read = staticmethod(lambda positions: inputs[positions])
+
+        def __len__(self):
+            return self.shape[0]
+
+    module = KDDataModule(pool, mean=[0, 0, 0], std=[1, 1, 1], on_device=True)
+    pool.args = (Files(), targets, mark)
+    module.trainer = trainer("cuda")
+    with pytest.raises(ValueError, match="read from files and cannot lie on a device"):
+        module.train_dataloader()
+    module.on_device = "auto"
+    module.num_workers = 0
+    assert "image" in next(iter(module.train_dataloader()))
+
+
 def test_ranks_share_a_batch():
     alone = KDDataModule(images(), batch_size=8, eval_batch_size=9)
     ranks = []
     for rank in range(2):
         module = KDDataModule(images(), batch_size=8, eval_batch_size=9)
-        module.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2, "rank": rank}, training=False)
+        module.trainer = trainer(distributed_sampler_kwargs={"num_replicas": 2, "rank": rank})
         ranks.append(module)
     shares = zip(*(module.train_dataloader() for module in ranks), strict=True)
     for one, (left, right) in zip(alone.train_dataloader(), shares, strict=True):

@@ -35,7 +35,8 @@ class EarlyStopping(LightningEarlyStopping):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The same, where it is configured to check here."""
-        if _counts(pl_module):
+        # At trainer.max_steps nothing is left to stop, and an epoch that is cut there has no validation to look at.
+        if _counts(pl_module) and not 0 < trainer.max_steps <= trainer.global_step:
             super().on_train_epoch_end(trainer, pl_module)
 
 

@@ -35,7 +35,13 @@ class SplitDataset(BatchDataset):
         targets: (N,) int64.
         positions: Samples of this split, as positions in the pool, (n,) int64.
         signals: Gives more entries of a batch that has a view, or None.
+
+    Attributes:
+        resident: The pool lies on the device as well: a batch then holds its positions in the pool as ``position``,
+            (B,) int64, in place of ``image`` and ``target``.
     """
+
+    resident = False
 
     def __init__(self, inputs: Inputs, targets: Tensor, positions: Tensor, signals: Signals | None = None) -> None:
         self.inputs, self.targets, self.positions, self.signals = inputs, targets, positions, signals
@@ -47,7 +53,11 @@ class SplitDataset(BatchDataset):
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index = torch.tensor(draw.positions, dtype=torch.int64)
         pool = self.positions[index]
-        batch: dict[str, Any] = {"image": take(self.inputs, pool), "target": self.targets[pool], "index": index}
+        batch: dict[str, Any] = {"index": index}
+        if self.resident:
+            batch["position"] = pool
+        else:
+            batch.update(image=take(self.inputs, pool), target=self.targets[pool])
         if draw.view is not None:
             batch["view"] = draw.view
             if self.signals is not None:

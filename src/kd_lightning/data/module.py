@@ -16,10 +16,13 @@ from kd_lightning.data.augment import Augmentation, Op
 from kd_lightning.data.base import Batch, SplitDataModule
 from kd_lightning.data.counter import fold_text
 from kd_lightning.data.facts import check_facts, check_statistics, find_facts, measure
-from kd_lightning.data.loader import Signals, SplitDataset
+from kd_lightning.data.loader import EpochLoader, Signals, SplitDataset
 from kd_lightning.data.preprocess import Size, normalise, to_float
 
 log = logging.getLogger(__name__)
+
+_SMALL = 2**30
+"""Bytes of a set that a GPU keeps unasked: CIFAR takes 0.2 GiB."""
 
 
 class KDDataModule(SplitDataModule):
@@ -47,6 +50,8 @@ class KDDataModule(SplitDataModule):
         image_size: The same for height and width, one number where they are equal.
         mean: Mean a channel, of images in [0, 1]; None: published, or else measured on the training split.
         std: Standard deviation, as ``mean``.
+        on_device: Whether all samples lie on the device, so that a batch is taken there and only its positions travel;
+            ``auto``: on a GPU, where they take at most 1 GiB.
 
     The other arguments and the attributes are those of :class:`SplitDataModule`.
     """
@@ -75,6 +80,7 @@ class KDDataModule(SplitDataModule):
         image_size: int | Size | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        on_device: bool | str = "auto",
         select: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -94,7 +100,9 @@ class KDDataModule(SplitDataModule):
             raise ValueError(f"data.source must have load(), got {type(source).__name__}.")
         if bad := [op for op in (*augment, *strong) if not callable(op)]:
             raise ValueError(f"data.augment and data.strong must list ops with a _target_, got {bad[0]!r}.")
-        self.source, self.root = source, root
+        if on_device not in (True, False, "auto"):
+            raise ValueError(f"data.on_device must be true, false or auto, got {on_device!r}.")
+        self.source, self.root, self.on_device = source, root, on_device
         self.num_classes, self.channels, self.image_size = num_classes, channels, image_size
         self.weak = Augmentation(augment, fold_text(seed, "weak"))
         self.strong = Augmentation(strong, fold_text(seed, "strong"))
@@ -102,7 +110,8 @@ class KDDataModule(SplitDataModule):
         self.std = None if std is None else tuple(std)
         self.decode_size: int | None = None
         self._arrays: Arrays | None = None
-        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._statistics_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._pool_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     # ---- data and split
 
@@ -183,15 +192,46 @@ class KDDataModule(SplitDataModule):
         targets = self.arrays.targets.clone()
         targets[positions] = labels.to(targets)
         self._arrays = replace(self.arrays, targets=targets)
+        self._pool_on.clear()
+
+    def loader(self, split: str, *, train: bool = False, whole: bool = False) -> EpochLoader:
+        """Batches of a split, as the base class says; a Trainer's hold positions where the set lies on its device."""
+        loader = super().loader(split, train=train, whole=whole)
+        loader.dataset.resident = not whole and self._is_resident()  # type: ignore[attr-defined]
+        return loader
+
+    def _is_resident(self) -> bool:
+        """Whether a Trainer takes batches from a copy of the set on its device."""
+        if self.trainer is None or self.on_device is False:
+            return False
+        inputs = self.arrays.inputs
+        if not isinstance(inputs, Tensor):
+            if self.on_device is True:
+                raise ValueError(f"{self.name} is read from files and cannot lie on a device: set data.on_device=auto.")
+            return False
+        return self.on_device is True or (self.trainer.strategy.root_device.type != "cpu" and inputs.nbytes <= _SMALL)
 
     # ---- batches on the device
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """Lightning's hook, on the device: augment (training batches only) and normalise ``image``."""
+        if "position" in batch:
+            batch = self._take(batch)
         if "view" not in batch:
             return {**batch, "image": self.normalise(to_float(batch["image"]))}
         batch = {**batch, "raw": batch["image"]}
         return {**batch, "image": self.views(batch, [batch["view"]])[0]}
+
+    def _take(self, batch: Batch) -> Batch:
+        """A batch from the copy of the set on its device, which is made at the first."""
+        position = batch["position"]
+        if position.device not in self._pool_on:
+            arrays = self.arrays
+            assert isinstance(arrays.inputs, Tensor)
+            self._pool_on[position.device] = (arrays.inputs.to(position.device), arrays.targets.to(position.device))
+        inputs, targets = self._pool_on[position.device]
+        rest = {key: value for key, value in batch.items() if key != "position"}
+        return {"image": take(inputs, position), "target": targets[position], **rest}
 
     def views(self, batch: Batch, views: Sequence[int], *, strong: bool = False) -> list[Tensor]:
         """Other looks at a training batch, augmented and normalised, each like ``image``.
@@ -216,10 +256,13 @@ class KDDataModule(SplitDataModule):
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and deviation on a device, copied there once."""
-        if device not in self._on_device:
+        if device not in self._statistics_on:
             self.prepare()
-            self._on_device[device] = (torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device))
-        return self._on_device[device]
+            self._statistics_on[device] = (
+                torch.tensor(self.mean, device=device),
+                torch.tensor(self.std, device=device),
+            )
+        return self._statistics_on[device]
 
     def preprocessing(self) -> dict[str, Any]:
         """What a picture goes through, as JSON values, for ``apply_preprocessing`` and for deployment."""

@@ -47,7 +47,7 @@ _TRAINER_IDENTITY = (
 )
 # fmt: on
 # Where and how the data is read, not what it is.
-_DATA_PLACE = ("root", "num_workers", "eval_batch_size", "source")
+_DATA_PLACE = ("root", "num_workers", "on_device", "eval_batch_size", "source")
 
 
 @dataclass
