@@ -112,6 +112,15 @@ class SplitDataModule(LightningDataModule):
     def view_key(self) -> Any:
         """What decides how a sample looks in a view, as a JSON value; None where all views are alike."""
 
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What a sample is: ``images``, ``features``, or the task of a text."""
+
+    @abstractmethod
+    def shown(self, split: str) -> dict[int, Any]:
+        """What a person sees of the samples of a split, by ``index``: pictures or texts; empty for features."""
+
     @abstractmethod
     def preprocessing(self) -> dict[str, Any]:
         """What a raw input goes through, as JSON values, for deployment."""

@@ -162,6 +162,18 @@ class KDDataModule(SplitDataModule):
         ops = [repr(op) if dataclasses.is_dataclass(op) else type(op).__qualname__ for op in self.weak.ops]
         return [ops, self.weak.seed] if ops else None
 
+    @property
+    def kind(self) -> str:
+        """``images`` or ``features``."""
+        self.prepare()
+        return "features" if self.image_size is None else "images"
+
+    def shown(self, split: str) -> dict[int, Any]:
+        """Raw pictures, (C, H, W)."""
+        if self.kind == "features":
+            return {}
+        return dict(enumerate(self.read(split, torch.arange(len(self.split[split])))))
+
     def read(self, split: str, index: Tensor) -> Tensor:
         """Raw inputs of a split by ``index``, (n, C, H, W) uint8 or (n, D) float32."""
         return take(self.arrays.inputs, self.split[split][index.cpu()])

@@ -8,6 +8,7 @@ from kd_lightning.deploy.check import LATENCY_BATCH, SCORES
 from kd_lightning.deploy.formats import FORMATS
 from kd_lightning.models.language.tasks import AUTO_CLASSES
 from kd_lightning.report.format import clean, file_size, milliseconds, percent, quantity
+from kd_lightning.report.tasks import TASKS
 
 HEADINGS = (
     "file", "format", "size", "score %", "as PyTorch %", "as teacher %", "difference", "ms for 1",
@@ -120,7 +121,7 @@ def _figures(record: dict[str, Any]) -> str:
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     teacher = record["teacher"]
     scored = teacher is not None and teacher["accuracy"] is not None
-    what = "tokens" if record["task"] in ("token_classification", "masked_lm", "causal_lm") else "samples"
+    what = TASKS.get(record["task"], TASKS["classification"]).rows
     alike = ALIKE.get(record["task"], f"share of the {what} with the same class")
     beside = f" The teacher: {percent(teacher['accuracy'])} %." if scored else ""
     return (

@@ -252,9 +252,11 @@ def _measure_and_save(
 ) -> None:
     """Measure last and best on test, save the selected weights and their predictions; arm.json comes last."""
     call = instantiate(cfg.student.call)
+    predictions = None
     for which in ("last", "best"):
-        arm.net.load_state_dict(states[which])
-        predictions = predict(arm.net, call, "test", data)
+        if predictions is None or states[which] is not states["last"]:
+            arm.net.load_state_dict(states[which])
+            predictions = predict(arm.net, call, "test", data)
         arm.record["test"][which] = predictions.metrics(data.task)
         if which == cfg.select:
             arm.record["whole"] = predictions.whole

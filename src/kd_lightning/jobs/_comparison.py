@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
@@ -157,22 +156,11 @@ def build_comparison(
         arms = [arm for arm in arms if arm.kind != "teacher"]
         remarks = likelihood_remarks(cfg, data, teacher, arms)
     options = {"alpha": cfg.compare.alpha, "pairs": pairs, "task": data.task}
-    comparison = compare(arms, data.class_names, reference, images=_looks(data), **options)
+    # Few enough for a report to choose from.
+    looks = data.shown("test") if len(data.split.test) <= 20_000 else {}
+    comparison = compare(arms, data.class_names, reference, images=looks, **options)
     comparison.remarks += remarks
     return comparison
-
-
-def _looks(data: SplitDataModule) -> Mapping[int, Any]:
-    """Pictures or texts of the test samples, where they are few enough for a report to choose from."""
-    size = len(data.split.test)
-    if size > 20_000:
-        return {}
-    if hasattr(data, "texts"):
-        return dict(enumerate(data.texts("test")))
-    if data.image_size is None:
-        return {}
-    assert isinstance(data, KDDataModule)
-    return dict(enumerate(data.read("test", torch.arange(size))))
 
 
 def show(comparison: Comparison, folder: Path, cfg: DictConfig) -> None:

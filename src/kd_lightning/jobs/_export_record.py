@@ -33,7 +33,7 @@ def describe(arm: FittedArm, data: SplitDataModule, net: nn.Module) -> dict[str,
     """All of the record that is not measured."""
     return {
         "model": arm.record["model"],
-        "task": _task(data),
+        "task": data.kind,
         "method": arm.record["method"],
         "seed": arm.record["seed"],
         "identity": arm.record["identity"],
@@ -50,13 +50,6 @@ def describe(arm: FittedArm, data: SplitDataModule, net: nn.Module) -> dict[str,
         "machine": _cpu(),
         "threads": torch.get_num_threads(),
     }
-
-
-def _task(data: SplitDataModule) -> str:
-    """Name of the task in ``deploy.card.TAGS``."""
-    if hasattr(data, "texts"):
-        return data.task
-    return "features" if data.image_size is None else "images"
 
 
 def licences(cfg: DictConfig, before: dict[str, str | None]) -> dict[str, str | None]:

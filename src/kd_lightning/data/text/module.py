@@ -255,6 +255,15 @@ class TextDataModule(SplitDataModule):
         columns = [pick(c, rows.samples[own]) for c in (texts.prompt, texts.text, texts.pair) if c is not None]
         return ["\t".join(parts) for parts in zip(*columns, strict=True)]
 
+    @property
+    def kind(self) -> str:
+        """The task."""
+        return self.task
+
+    def shown(self, split: str) -> dict[int, Any]:
+        """The texts."""
+        return dict(enumerate(self.texts(split)))
+
     def preprocessing(self) -> dict[str, Any]:
         """How a text becomes tokens, as JSON values; the tokenizer itself is saved beside it."""
         self.prepare()
