@@ -138,6 +138,8 @@ class Metrics:
 
     monitor: str = MISSING
     mode: str = MISSING
+    tasks: list[str] | None = None
+    """Values of data.task that these metrics can measure; null: any."""
     inputs: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 

@@ -30,6 +30,11 @@ TRAIN = [*TINY, "job=train", "method=ce"]
         (["student.net.num_classes=7"], "The student answers with 7 classes, the data (synthetic) has 3"),
         (["student.checkpoint=nowhere.pt"], "checkpoint=nowhere.pt: no such file or run folder"),
         (["ckpt_path=nowhere.ckpt"], "ckpt_path=nowhere.ckpt: no such checkpoint"),
+        (
+            ["metrics=regression"],
+            "data.task=regression; for data.task=classification take metrics=classification or"
+            " metrics=text_classification",
+        ),
         (["data.val_fraction=0"], "no validation split, so no weights can be chosen as best"),
     ],
 )

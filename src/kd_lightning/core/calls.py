@@ -214,7 +214,10 @@ class TokenCall:
         def get(name: str) -> Any:
             value = getattr(output, name, None)
             if value is None:
-                raise ValueError(f"{type(net).__name__} gives no {name}: its output has {', '.join(fields(output))}.")
+                hint = " A net without a head (data.task=embedding) suits methods such as sbert." * (name == "logits")
+                raise ValueError(
+                    f"{type(net).__name__} gives no {name}: its output has {', '.join(fields(output))}.{hint}"
+                )
             return value
 
         if "logits" in names:

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from kd_lightning.conf_dir import conf_dir
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.metrics import Evaluation
 from kd_lightning.core.optim import Scheduler
@@ -41,12 +42,25 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def build_data(cfg: DictConfig) -> SplitDataModule:
     """The data, prepared; what it found out is written into the configuration for the models."""
     data: SplitDataModule = instantiate(cfg.data)
+    _check_metrics(cfg, data.task)
     data.prepare()
     with open_dict(cfg.data):
         for key, value in data.facts.items():
             if cfg.data.get(key) is None:
                 cfg.data[key] = value
     return data
+
+
+def _check_metrics(cfg: DictConfig, task: str) -> None:
+    """The metrics must be of the data's task."""
+    if cfg.metrics.tasks is None or task in cfg.metrics.tasks:
+        return
+    shipped: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in sorted((conf_dir() / "metrics").iterdir())}
+    fitting = [f"metrics={name}" for name, metrics in shipped.items() if task in metrics.tasks]
+    raise ValueError(
+        f"The metrics, chosen on {cfg.metrics.monitor}, are of data.task={' or '.join(cfg.metrics.tasks)}; for"
+        f" data.task={task} take {' or '.join(fitting)}."
+    )
 
 
 def build_net(role: DictConfig, seed: int) -> nn.Module:
