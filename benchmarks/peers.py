@@ -27,6 +27,7 @@ from benchmarks.clock import Times, machine, table, write
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER, LIVE, CACHED = "torchdistill", "kd_lightning, live teacher", "kd_lightning, teacher.cache=read"
+COMPILED = "kd_lightning, live teacher, compile=true, after the first epoch"
 # Digits must not be mirrored: crops only.
 AUGMENT = "data.augment=[{_target_:kd_lightning.data.augment.RandomCrop,padding:4}]"
 
@@ -185,7 +186,7 @@ def compare(args: argparse.Namespace) -> str:
            f"teacher.checkpoint={trained['folder']}", f"model@student={args.student}", "method=kd"]  # fmt: skip
     stored = run_product(work, "job=cache", "teacher.views=all", *own)
     python = None if args.without_peer else peer_python(work / "peers")
-    times, accuracy = Times(), {}
+    times, accuracy, compiling = Times(), {}, []
     for seed in range(args.rounds):
         results = {}
         if python is not None:
@@ -194,6 +195,11 @@ def compare(args: argparse.Namespace) -> str:
                         "student": args.student}  # fmt: skip
             results[PEER] = run_peer(python, work, settings)
         results[LIVE] = run_product(work, "job=train", "teacher.cache=off", f"seed={seed}", *own)
+        if args.epochs > 1:
+            compiled = run_product(work, "job=train", "teacher.cache=off", "compile=true", f"seed={seed}", *own)
+            compiling.append(compiled[f"first_{args.clock}"])
+            later = (compiled[args.clock] - compiling[-1]) * args.epochs / (args.epochs - 1)
+            results[COMPILED] = {**compiled, args.clock: later}
         cached = ["job=train", "teacher.cache=read", "teacher.views=all", f"seed={seed}"]
         results[CACHED] = run_product(work, *cached, *own)
         for name, result in results.items():
@@ -211,6 +217,7 @@ def compare(args: argparse.Namespace) -> str:
         f" {args.clock} clock, {args.workers} loader processes for torchdistill; teacher {trained['top1']:.4f}."
         f" Machine: {machine()}."
         f" Writing the cache took {stored['seconds']:.0f} s, start of the command included; later trainings share it."
+        + (f" The first epoch with compile=true took {np.median(compiling):.0f} s." if compiling else "")
     )
     head = ["", "images/s", "times torchdistill", "top-1, mean", "over seeds"]
     return table(f"End to end against torchdistill: {args.teacher} -> {args.student}", head, rows, note)

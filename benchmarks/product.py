@@ -59,21 +59,31 @@ class FitClock(pl.Callback):
     """Writes the seconds of a fit into a file, of the wall clock and of the processor.
 
     Args:
-        path: The file, JSON.
+        path: The file, JSON: ``wall`` and ``cpu`` of the whole, ``first_wall`` and ``first_cpu`` until the end of the
+            first epoch.
     """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self._started = (0.0, 0.0)
+        self._first: dict[str, float] = {}
 
     def on_fit_start(self, *args: object) -> None:
         """Begin."""
         self._started = time.perf_counter(), time.process_time()
 
+    def on_train_epoch_end(self, *args: object) -> None:
+        """The end of the first epoch."""
+        if not self._first:
+            self._first = {f"first_{clock}": seconds for clock, seconds in self._passed().items()}
+
     def on_fit_end(self, *args: object) -> None:
         """Write."""
-        wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
-        self.path.write_text(json.dumps({"wall": wall, "cpu": cpu}))
+        self.path.write_text(json.dumps({**self._passed(), **self._first}))
+
+    def _passed(self) -> dict[str, float]:
+        wall, cpu = self._started
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
 _turns: Turns | None = None
