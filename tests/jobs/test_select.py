@@ -104,7 +104,8 @@ def test_texts_without_a_label_get_the_teachers(tmp_path):
 
 
 def test_tasks_without_classes_are_refused(tmp_path):
-    cfg = composed("data=synthetic_text", "data.source.samples=60", "data.task=regression", common=QUICK)
+    own = ["data=synthetic_text", "data.source.samples=60", "data.task=regression", "metrics=regression"]
+    cfg = composed(*own, common=QUICK)
     cfg.data.select = {}
     with pytest.raises(ValueError, match=r"data\.task=regression has none"):
         select_training(cfg, build_data(cfg), Bright(), tmp_path)
