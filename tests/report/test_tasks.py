@@ -82,6 +82,7 @@ def test_figures_of_the_whole_split_go_before_those_of_the_sample():
     )
     comparison = compare(arms, [], task="causal_lm")
     assert comparison.arm("student + kd").of_seeds("nll", [0, 1, 2]) == [1.0, 1.01, 1.02]
+    assert f"{N} tokens taken evenly from all; perplexity, top-1 and NLL are of all; mean" in html(comparison, {})
 
 
 def test_values_are_judged_by_their_order():
