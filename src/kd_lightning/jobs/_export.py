@@ -100,7 +100,8 @@ def export_student(arm: FittedArm, data: SplitDataModule, folder: Path, cfg: Dic
 
 def deployable(arm: FittedArm, data: SplitDataModule, cfg: DictConfig) -> nn.Module:
     """The student as it is shipped: without what only training needs, a function of its input tensors."""
-    net = shipped(copy.deepcopy(arm.net)).cpu().eval()
+    net = shipped(arm.net)
+    net = (copy.deepcopy(net) if net is arm.net else net).cpu().eval()
     call = instantiate(cfg.student.call)
     arguments = call.arguments(unpacked(data.ready(next(iter(data.loader("train", whole=True))))))
     if isinstance(arguments, Tensor):
