@@ -136,10 +136,10 @@ def tfidf() -> tuple[float, float, str]:
     from sklearn.metrics import f1_score
     from sklearn.pipeline import make_pipeline
 
-    from kd_lightning.conf_dir import conf_dir
-    from kd_lightning.jobs._assemble import build_data
-    from kd_lightning.runs import register_resolvers
-    from kd_lightning.schema import register
+    from kd_lightning.config.conf_dir import conf_dir
+    from kd_lightning.config.schema import register
+    from kd_lightning.experiment.settle import build_data
+    from kd_lightning.files.runs import register_resolvers
 
     register()
     register_resolvers()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_lightning.models import resnet
-from kd_lightning.models.fold import fold_batchnorm
+from kd_lightning.models.compress.fold import fold_batchnorm
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 TEMPERATURE, CE, KD = 4.0, 0.1, 0.9
@@ -55,7 +55,7 @@ class Job:
 
 def synthetic(samples: int = 1280, size: int = 32, classes: int = 100) -> tuple[Tensor, Tensor]:
     """CIFAR-shaped images and targets."""
-    from kd_lightning.data.sources.synthetic import Synthetic
+    from kd_lightning.data.images.sources.synthetic import Synthetic
 
     arrays = Synthetic(samples, classes, 3, size).load()
     assert isinstance(arrays.inputs, Tensor)

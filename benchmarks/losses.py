@@ -25,12 +25,15 @@ from torch import Tensor, nn
 from benchmarks.clock import Step, alternate, machine, table
 from benchmarks.memory import peak_bytes
 from benchmarks.product import composed
+from kd_lightning.config.values import settings_of
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.schedules import Progress
 from kd_lightning.core.terms import Term
-from kd_lightning.jobs._arm import deployed_net
-from kd_lightning.jobs._assemble import build_data, build_distiller, build_net
+from kd_lightning.experiment.settle import build_data
 from kd_lightning.jobs.methods import load_method, method_infos
+from kd_lightning.training.distiller import build_distiller
+from kd_lightning.training.nets import build_net, student_net
+from kd_lightning.training.training import Training
 
 STUDENT, TEACHER = "student's step", "teacher's forward"
 # Terms that methods have beside their own.
@@ -122,8 +125,10 @@ def cases_of(cfg: DictConfig, data: Any) -> dict[str, Case]:
         cfg.method = composed([f"method={method}"]).method
         cfg.method.terms = terms
         cfg.method.stages = []
-        teacher = build_net(cfg.teacher, 0).eval()
-        cases |= _capture(build_distiller(cfg, data, deployed_net(cfg, teacher), teacher), data)
+        settings = settings_of(cfg)
+        teacher = build_net(settings.teacher, 0).eval()
+        training = Training(settings, data, teacher)
+        cases |= _capture(build_distiller(training, student_net(settings, teacher))[0], data)
     return cases
 
 
@@ -144,8 +149,9 @@ def _capture(module: Distiller, data: Any) -> dict[str, Case]:
 def references(cfg: DictConfig, data: Any) -> dict[str, Step]:
     """The student's step and the teacher's forward pass."""
     batch = data.ready(next(iter(data.loader("train", train=True))))
-    student, teacher = build_net(cfg.student, 0).train(), build_net(cfg.teacher, 0).eval()
-    optimizer = instantiate(cfg.optimizer)(student.parameters())
+    settings = settings_of(cfg)
+    student, teacher = build_net(settings.student, 0).train(), build_net(settings.teacher, 0).eval()
+    optimizer = instantiate(settings.optimizer)(student.parameters())
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PEER, LIVE, CACHED = "torchdistill", "kd_lightning, live teacher", "kd_lightning, teacher.cache=read"
 COMPILED = "kd_lightning, live teacher, compile=true, after the first epoch"
 # Digits must not be mirrored: crops only.
-AUGMENT = "data.augment=[{_target_:kd_lightning.data.augment.RandomCrop,padding:4}]"
+AUGMENT = "data.augment=[{_target_:kd_lightning.data.images.augment.RandomCrop,padding:4}]"
 
 CONFIG = """
 teacher: {teacher}
@@ -98,7 +98,7 @@ def _call(name: str, kwargs: str = "{}") -> str:
 
 def write_data(folder: Path, samples: int) -> tuple[Path, int]:
     """Digits in CIFAR's shape; the file and the number of training samples."""
-    from kd_lightning.data.sources.digits import Digits
+    from kd_lightning.data.images.sources.digits import Digits
 
     arrays = Digits().load()
     assert isinstance(arrays.inputs, torch.Tensor)

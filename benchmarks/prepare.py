@@ -14,12 +14,12 @@ from PIL import Image
 from benchmarks.clock import alternate, table
 from benchmarks.sections import Settings
 from kd_lightning.data.arrays import LazyInputs
+from kd_lightning.data.images.encoding import Encoding
+from kd_lightning.data.images.module import KDDataModule
+from kd_lightning.data.images.prepare import Conversion
+from kd_lightning.data.images.sources.image_folder import ImageFolder
+from kd_lightning.data.images.sources.prepared import Prepared
 from kd_lightning.data.loader import EpochLoader
-from kd_lightning.data.module import KDDataModule
-from kd_lightning.data.sources._encoding import Encoding
-from kd_lightning.data.sources.image_folder import ImageFolder
-from kd_lightning.data.sources.prepared import Prepared
-from kd_lightning.jobs._prepare import Conversion
 
 BATCH = 64
 FOLDER = "folder of JPEGs"

@@ -14,9 +14,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
 from benchmarks.clock import Step, Times, now, synchronise, timed
-from kd_lightning.conf_dir import conf_dir
-from kd_lightning.runs import register_resolvers
-from kd_lightning.schema import register
+from kd_lightning.config.command import Command
+from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.schema import register
+from kd_lightning.files.runs import register_resolvers
 
 PRODUCT = "kd_lightning"
 
@@ -123,7 +124,7 @@ def race(overrides: Sequence[str], others: Mapping[str, Step], rounds: int, step
         cfg.teacher.fit = None
         cfg.callbacks.turns = {"_target_": "benchmarks.product.current_turns"}
     with tempfile.TemporaryDirectory() as folder:
-        train.run(cfg, Path(folder))
+        train.run(Command(cfg), Path(folder))
     return _turns.times
 
 
@@ -136,7 +137,7 @@ def write_cache(overrides: Sequence[str]) -> tuple[float, int]:
         cfg.teacher.fit = None
     started = now()
     with tempfile.TemporaryDirectory() as folder:
-        cache.run(cfg, Path(folder))
+        cache.run(Command(cfg), Path(folder))
     seconds = now() - started
     train = int(cfg.data.source.samples * (1 - cfg.data.val_fraction - cfg.data.test_fraction))
     return seconds, int(cfg.teacher.views) * max(1, round(train / 64))

@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.clock import alternate, table
 from benchmarks.sections import Settings, in_layout, student_step
+from kd_lightning.cache.shards import write_shard
+from kd_lightning.cache.store import Signal, Store, StoredSignals
 from kd_lightning.models.resnet import resnet8
-from kd_lightning.teachers.shards import write_shard
-from kd_lightning.teachers.store import Signal, Store, StoredSignals
 
 SHAPES = {"logits (100)": (100,), "embedding (256)": (256,), "map (64x8x8)": (64, 8, 8)}
 

@@ -26,7 +26,7 @@ from benchmarks.loops import (
     synthetic,
 )
 from benchmarks.product import PRODUCT, composed, race, write_cache
-from kd_lightning.models.fold import fold_batchnorm
+from kd_lightning.models.compress.fold import fold_batchnorm
 
 PAIRS = (("resnet56", "resnet8"), ("resnet56", "resnet20"), ("resnet32x4", "resnet8x4"))
 FULL = ["trainer.precision=32-true", "trainer.channels_last=false"]
@@ -69,8 +69,8 @@ def arguments(
         f"data.image_size={size}",
         f"data.mean={list(MEAN)}",
         f"data.std={list(STD)}",
-        "data.augment=[{_target_:kd_lightning.data.augment.RandomCrop,padding:4},"
-        "{_target_:kd_lightning.data.augment.HorizontalFlip}]",
+        "data.augment=[{_target_:kd_lightning.data.images.augment.RandomCrop,padding:4},"
+        "{_target_:kd_lightning.data.images.augment.HorizontalFlip}]",
         f"model@teacher={teacher}",
         f"model@student={student}",
         "method=kd",

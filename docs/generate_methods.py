@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.conf_dir import conf_dir
+from kd_lightning.config.conf_dir import conf_dir
 from kd_lightning.jobs.methods import KINDS, load_method, method_infos, needs_in_words
 
 TARGET = Path(__file__).parent / "methods.md"

@@ -32,6 +32,21 @@ TINY = [
 ]
 
 
+@pytest.fixture(scope="module")
+def composing():
+    """Hydra's ``compose`` on the shipped configuration, for a whole file."""
+    from hydra import initialize_config_dir
+
+    from kd_lightning.config.conf_dir import conf_dir
+    from kd_lightning.config.schema import register
+    from kd_lightning.files.runs import register_resolvers
+
+    register()
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield
+
+
 @dataclass
 class Outcome:
     """What a command did."""
@@ -46,13 +61,13 @@ def cli(tmp_path, monkeypatch, capfd):
     """Run ``python -m kd_lightning <arguments>`` in this process and in an empty folder."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from kd_lightning import runs
     from kd_lightning.__main__ import main
+    from kd_lightning.files import runs
 
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Outcome:
-        runs._RUN_DIRS.clear()
+        runs.RUN_DIRS.clear()
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["kd_lightning", *arguments])
         capfd.readouterr()

@@ -4,9 +4,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from kd_lightning.conf_dir import conf_dir
-from kd_lightning.runs import register_resolvers
-from kd_lightning.schema import register
+from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.schema import register
+from kd_lightning.config.values import settings_of
+from kd_lightning.files.runs import register_resolvers
 
 CONF = conf_dir()
 
@@ -48,14 +49,14 @@ def test_experiments_compose(name):
 
 @pytest.mark.parametrize("name", choices("method"))
 def test_methods_become_objectives(name):
-    from kd_lightning.jobs._assemble import build_objective
-    from kd_lightning.jobs._check import check_targets
+    from kd_lightning.config.check import check_targets
+    from kd_lightning.training.objective import build_objective
 
     cfg = compose("config", [f"method={name}"])
     assert cfg.method.name == name
     assert set(cfg.method.info) >= {"kind", "paper", "year", "needs"}
     check_targets(cfg)
-    objective = build_objective(cfg.method)
+    objective = build_objective(settings_of(cfg).method)
     assert len(list(objective)) == len(cfg.method.terms)
 
 
@@ -103,10 +104,10 @@ def test_metrics(name):
 def test_callbacks(name, tmp_path):
     from lightning.pytorch import Callback
 
-    from kd_lightning.jobs._assemble import _with
+    from kd_lightning.training.trainer import with_defaults
 
     for node in compose("config", [f"callbacks={name}"]).callbacks.values():
-        assert isinstance(instantiate(_with(node, dirpath=str(tmp_path))), Callback)
+        assert isinstance(instantiate(with_defaults(node, dirpath=str(tmp_path))), Callback)
 
 
 @pytest.mark.parametrize("name", choices("trainer"))
@@ -128,10 +129,10 @@ def test_loggers(name, tmp_path, monkeypatch):
     import sys
     from types import ModuleType
 
-    from kd_lightning.jobs._assemble import build_loggers
+    from kd_lightning.training.trainer import build_loggers
 
     monkeypatch.setitem(sys.modules, "trackio", ModuleType("trackio"))  # an extra that need not be installed
-    loggers = build_loggers(compose("config", [f"logger={name}"]), tmp_path, "arm", "alone")
+    loggers = build_loggers(settings_of(compose("config", [f"logger={name}"])), tmp_path, "arm", "alone")
     assert len(loggers) == (0 if name == "csv" else 1)
 
 

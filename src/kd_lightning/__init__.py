@@ -8,14 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kd_lightning.config import renamed
+from kd_lightning.version import __version__
+
 if TYPE_CHECKING:
-    from kd_lightning.jobs._load import LoadedRun
+    from kd_lightning.files.artifact import Artifact
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load_run"]
+
+renamed.install()
 
 
-def load_run(folder: str | Path) -> LoadedRun:
-    """The student of a finished run, rebuilt from its configuration and weights.
+def load_run(folder: str | Path) -> Artifact:
+    """The student of a finished run with its ``net``, rebuilt from its ``settings`` and weights.
 
     Args:
         folder: Folder of a pipeline, or of one arm.
@@ -23,6 +28,6 @@ def load_run(folder: str | Path) -> LoadedRun:
     Raises:
         FileNotFoundError: Where the folder is no finished run.
     """
-    from kd_lightning.jobs._load import load_run as load
+    from kd_lightning.training.nets import load_run as load
 
     return load(folder)

@@ -8,10 +8,10 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from kd_lightning import __version__
-from kd_lightning.conf_dir import conf_dir
-from kd_lightning.runs import register_resolvers
-from kd_lightning.schema import register
+from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.schema import register
+from kd_lightning.files.runs import register_resolvers
+from kd_lightning.version import __version__
 
 register()
 register_resolvers()
@@ -31,8 +31,8 @@ def main() -> None:
         print(f"kd_lightning {__version__}")
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # our own handler shows user errors without a trace
-    from kd_lightning.explain import explain
-    from kd_lightning.launch import UserAbortError
+    from kd_lightning.config.explain import explain
+    from kd_lightning.core.abort import UserAbortError
 
     try:
         run()

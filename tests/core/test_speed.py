@@ -115,7 +115,12 @@ def test_taps_are_part_of_one_compiled_graph():
 
 
 def test_a_set_on_the_device_trains_to_the_same_weights(cli):
-    common = [*TINY, "job=train", "method=ce", "data.augment=[{_target_: kd_lightning.data.augment.HorizontalFlip}]"]
+    common = [
+        *TINY,
+        "job=train",
+        "method=ce",
+        "data.augment=[{_target_: kd_lightning.data.images.augment.HorizontalFlip}]",
+    ]
     states = []
     for where in ("false", "true"):
         outcome = cli(*common, f"data.on_device={where}", f"hydra.run.dir=outputs/{where}/x")

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from kd_lightning.data.base import SplitDataModule
-from tests.data.test_cifar import cifar10, cifar100
+from tests.data.images.test_cifar import cifar10, cifar100
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
 

@@ -6,9 +6,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from kd_lightning.data.augment import RandomCrop
-from kd_lightning.data.module import KDDataModule
-from kd_lightning.data.sources.synthetic import Synthetic
+from kd_lightning.data.images.augment import RandomCrop
+from kd_lightning.data.images.module import KDDataModule
+from kd_lightning.data.images.sources.synthetic import Synthetic
 
 BATCHES = 5
 

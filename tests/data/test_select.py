@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from kd_lightning.data.module import KDDataModule
+from kd_lightning.data.images.module import KDDataModule
+from kd_lightning.data.images.sources.synthetic import Synthetic
 from kd_lightning.data.select import Rules, make_rules, select_samples
-from kd_lightning.data.sources.synthetic import Synthetic
 
 
 def logits(*probabilities):

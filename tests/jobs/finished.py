@@ -56,11 +56,11 @@ def command(folder: Path, *arguments: str) -> None:
     """``python -m kd_lightning <arguments>`` in this process and this folder."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from kd_lightning import runs
     from kd_lightning.__main__ import main
+    from kd_lightning.files import runs
 
     before, given = Path.cwd(), sys.argv
-    runs._RUN_DIRS.clear()
+    runs.RUN_DIRS.clear()
     GlobalHydra.instance().clear()
     os.chdir(folder)
     sys.argv = ["kd_lightning", *arguments]

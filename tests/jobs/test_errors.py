@@ -163,12 +163,12 @@ def test_output_that_cannot_be_written(cli, tmp_path):
 def test_a_full_disk_is_said(cli, monkeypatch):
     import errno
 
-    from kd_lightning.jobs import _arm
+    from kd_lightning.training import fit
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device", "student.safetensors")
 
-    monkeypatch.setattr(_arm, "save_file", full)
+    monkeypatch.setattr(fit, "save_file", full)
     outcome = cli(*TRAIN)
     assert outcome.code == 1
     assert "No space left on device: student.safetensors" in outcome.text

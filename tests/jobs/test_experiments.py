@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from kd_lightning.conf_dir import conf_dir
-from tests.data.test_cifar import cifar100
+from kd_lightning.config.conf_dir import conf_dir
+from tests.data.images.test_cifar import cifar100
 from tests.jobs.checkpoints import bert, gpt, lines
 
 NAMES = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))

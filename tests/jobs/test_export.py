@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from kd_lightning import load_run
-from kd_lightning.data.preprocess import apply_preprocessing
-from kd_lightning.deploy import executorch
+from kd_lightning.data.images.preprocess import apply_preprocessing
 from kd_lightning.deploy.check import Figures, objection
-from kd_lightning.deploy.fake_quant import FakeQuantConv2d, without_fake_quant
-from kd_lightning.deploy.formats import FORMATS
+from kd_lightning.deploy.formats import executorch
+from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.deploy.student import ExportedStudent
-from kd_lightning.jobs._assemble import build_data
+from kd_lightning.experiment.settle import reopen
+from kd_lightning.models.compress.fake_quant import FakeQuantConv2d, without_fake_quant
 from kd_lightning.models.resnet import resnet8
 from tests.conftest import TINY
 from tests.jobs.finished import finished_run, pictures
@@ -41,7 +41,7 @@ def record(finished):
 
 @pytest.fixture(scope="module")
 def test_split(finished):
-    data = build_data(load_run(finished).cfg)
+    data = reopen(load_run(finished)).data
     batches = [data.ready(raw) for raw in data.loader("test", whole=True)]
     return torch.cat([b["image"] for b in batches]), torch.cat([b["target"] for b in batches])
 

@@ -7,12 +7,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from kd_lightning.conf_dir import conf_dir
-from kd_lightning.jobs._assemble import build_data, build_net
-from kd_lightning.jobs._student import prepare_student
+from kd_lightning.config.command import Command
+from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.schema import register
+from kd_lightning.config.values import settings_of
+from kd_lightning.experiment.settle import settle
+from kd_lightning.experiment.upstream import prepare_student
+from kd_lightning.files.runs import register_resolvers
 from kd_lightning.models.registry import load_body
-from kd_lightning.runs import register_resolvers
-from kd_lightning.schema import register
+from kd_lightning.training import store as store_module
+from kd_lightning.training.nets import build_net
+from kd_lightning.training.store import shared_nets
+from kd_lightning.training.training import Training
 from tests.conftest import TINY
 from tests.jobs.checkpoints import bert
 from tests.jobs.test_experiments import glue_tinybert
@@ -28,12 +34,12 @@ def composed(*overrides):
 def test_the_student_starts_from_what_it_learnt_on_plain_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ["+experiment=glue_tinybert", "trainer=smoke", *glue_tinybert(tmp_path)]
-    cfg = composed(*common)
-    build_data(cfg)
-    without = build_net(cfg.student, 0)
-    prepare_student(cfg)
-    learnt = load_file(f"{cfg.student.body}/student.safetensors")
-    net = build_net(cfg.student, 0)
+    settled = settle(Command(composed(*common)))
+    without = build_net(settled.settings.student, 0)
+    student = prepare_student(settled).settings.student
+    assert settled.settings.student.body is None
+    learnt = load_file(f"{student.body}/student.safetensors")
+    net = build_net(student, 0)
     body = net.base_model.state_dict()
     shared = [key for key in learnt if key in body and not key.startswith("pooler.")]
     assert len(shared) > 20
@@ -41,32 +47,28 @@ def test_the_student_starts_from_what_it_learnt_on_plain_text(tmp_path, monkeypa
     layer = "encoder.layer.0.attention.self.query.weight"
     assert not torch.equal(without.base_model.state_dict()[layer], body[layer])
 
-    written = (tmp_path / cfg.student.body / "arm.json").stat().st_mtime_ns
-    again = composed(*common)
-    build_data(again)
-    prepare_student(again)
-    assert again.student.body == cfg.student.body
-    assert (tmp_path / cfg.student.body / "arm.json").stat().st_mtime_ns == written
+    written = (tmp_path / student.body / "arm.json").stat().st_mtime_ns
+    again = prepare_student(settle(Command(composed(*common)))).settings.student
+    assert again.body == student.body
+    assert (tmp_path / student.body / "arm.json").stat().st_mtime_ns == written
 
 
 def test_the_ranks_of_a_distributed_training_do_not_wait_for_their_first(tmp_path, monkeypatch):
     """It holds the lock while it trains together with them."""
-    from kd_lightning.jobs import _stored
-
     monkeypatch.chdir(tmp_path)
-    cfg = composed(*TINY)
-    data = build_data(cfg)
-    folder = _stored.stored_folder(cfg, data)
-    monkeypatch.setattr(_stored, "fit_arm", lambda *given: given[1])
-    monkeypatch.setattr(_stored, "is_main_process", lambda: False)
-    with _stored.exclusive(folder.parent / f".{folder.name}.lock"):
-        assert _stored.fit_stored(cfg, data, "a net", "teacher") == folder
+    settled = settle(Command(composed(*TINY)))
+    store = shared_nets(settled.settings.teacher.store)
+    training = Training(settled.settings, settled.data, None, "a net", "teacher")
+    with store.held(training):
+        monkeypatch.setattr(store_module, "fit", lambda *given: given[1])
+        monkeypatch.setattr(store_module, "is_main_process", lambda: False)
+        assert store.obtain(training) == store.place(training)
 
 
 def student(*overrides):
     """The student's net."""
     data = ["data=synthetic_text", "data.num_classes=3", "data.vocab_size=260", "data.pad_token_id=256"]
-    return build_net(composed(*data, *overrides).student, 0)
+    return build_net(settings_of(composed(*data, *overrides)).student, 0)
 
 
 def test_another_body_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from kd_lightning.jobs._load import load_run
+from kd_lightning import load_run
 from tests.jobs import checkpoints
 
 COMMON = ["data=synthetic_text", "data.source.samples=80", "trainer=smoke", "compare.latency=false", "optimizer.lr=0.5"]

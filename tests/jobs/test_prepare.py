@@ -10,8 +10,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as pil
 
-from kd_lightning.data.sources.image_folder import ImageFiles, ImageFolder
-from kd_lightning.data.sources.prepared import Prepared
+from kd_lightning.data.images.sources.image_folder import ImageFiles, ImageFolder
+from kd_lightning.data.images.sources.prepared import Prepared
 from tests.conftest import QUICK
 
 SIZES = {"train": 24, "val": 6, "test": 6}

@@ -7,7 +7,7 @@ import sys
 import pytest
 import wandb
 
-from kd_lightning.report.wandb import TABLES, build_workspace
+from kd_lightning.report.loggers.wandb import TABLES, build_workspace
 from tests.conftest import TINY
 
 
@@ -63,7 +63,7 @@ def test_the_card_is_measured_once_and_can_be_switched_off(cli, monkeypatch):
     page = (outcome.folder / "report.html").read_text()
     assert all(f'<h2 id="{key}">' in page for key in ("robustness", "similarity", "calibration", "confusion"))
 
-    from kd_lightning.jobs import _probes
+    from kd_lightning.experiment import probes as _probes
 
     monkeypatch.setattr(_probes, "_robustness", lambda *a: pytest.fail("measured again"))
     again = cli("job=compare", f"runs={outcome.folder}", "compare.latency=false")

@@ -6,14 +6,13 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from omegaconf import OmegaConf
 
-from kd_lightning.deploy.gate import HEADERS
-from kd_lightning.deploy.server import ModelAPI, read_page
+from kd_lightning.config.schema import Serve
+from kd_lightning.deploy.serve.gate import HEADERS
+from kd_lightning.deploy.serve.models import facts, given_teacher, stored_teacher
+from kd_lightning.deploy.serve.server import ModelAPI, read_page
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.deploy.texts import TextModel
-from kd_lightning.jobs.serve import _facts, given_teacher, stored_teacher
-from kd_lightning.schema import Serve
 from tests.jobs.browser import Browser, stop
 from tests.jobs.finished import TEXT_TASKS
 from tests.jobs.test_serve import Server
@@ -117,14 +116,13 @@ def page_server(run):
     for path, runner in {"/predict": student.run, "/predict/teacher": teacher}.items():
         api[path] = ModelAPI(lambda: None, api_path=path)
         api[path]._model = TextModel(runner, student.reader, student.preprocessing, new_tokens=8)
-    settings = OmegaConf.create({"serve": OmegaConf.structured(Serve)})
-    facts = _facts(settings, record, student.preprocessing, teacher)
+    told = facts(Serve(), record, student.preprocessing, teacher)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             page = self.path == "/"
             self.reply(
-                read_page() if page else json.dumps({"model": facts}), "text/html" if page else "application/json"
+                read_page() if page else json.dumps({"model": told}), "text/html" if page else "application/json"
             )
 
         def do_POST(self):

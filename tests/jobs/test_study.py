@@ -9,8 +9,8 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from kd_lightning.jobs._energy import EnergyMeter
-from kd_lightning.jobs._lock import exclusive
+from kd_lightning.files.lock import exclusive
+from kd_lightning.measures.energy import EnergyMeter
 from tests.conftest import TINY
 
 BRIEF = ["compare.latency=false", "compare.robustness=false", "compare.cka=false"]
@@ -177,7 +177,10 @@ def test_bad_input(cli, arguments, message):
 
 
 def test_the_papers_protocol_only_adds_a_number(cli):
-    more = ["data.augment=[{_target_: kd_lightning.data.augment.RandomAffine, degrees: 10}]", "trainer.max_epochs=3"]
+    more = [
+        "data.augment=[{_target_: kd_lightning.data.images.augment.RandomAffine, degrees: 10}]",
+        "trainer.max_epochs=3",
+    ]
     honest = cli(*STUDY, *more, "study.folder=honest")
     paper = cli(*STUDY, *more, "study.folder=paper", "protocol=paper")
     assert paper.code == 0, paper.text

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 
 from kd_lightning import load_run
 from kd_lightning.core.calls import TokenCall
-from kd_lightning.deploy.formats import FORMATS
+from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.models.language.tasks import AUTO_CLASSES
 from tests.jobs.finished import TEXT_FILES as FILES
@@ -253,7 +253,7 @@ def test_perplexity_of_a_finished_language_model(text_run, cli):
     outcome = cli("job=evaluate", f"run={run}")
     assert outcome.code == 0, outcome.text
     found = json.loads((outcome.folder / "metrics.json").read_text())
-    data = instantiate(load_run(run).cfg.data)
+    data = instantiate(load_run(run).settings.data)
     net, losses = in_pytorch(run, "causal_lm"), []
     for batch in data.loader("test", whole=True):
         logits = net(batch).flatten(0, 1)

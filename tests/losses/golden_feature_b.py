@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import match_spatial
 from kd_lightning.losses.catkd import catkd_loss
 from kd_lightning.losses.mgd import MGDLoss
+from kd_lightning.losses.ops.common import match_spatial
 from kd_lightning.losses.semckd import SemCKDLoss
 from kd_lightning.losses.simkd import simkd_loss
 from kd_lightning.losses.srrl import SRRLLoss

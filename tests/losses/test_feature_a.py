@@ -15,8 +15,6 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from kd_lightning.core.terms import Stage, Term
-from kd_lightning.losses._common import match_spatial
-from kd_lightning.losses._layers import ConvRegressor
 from kd_lightning.losses.ab import ABLoss, ab_loss
 from kd_lightning.losses.at import ATLoss, at_loss
 from kd_lightning.losses.fitnet import FitNetLoss, fitnet_loss
@@ -24,6 +22,8 @@ from kd_lightning.losses.fsp import FSPLoss, fsp_loss
 from kd_lightning.losses.ft import FTLoss, ft_loss
 from kd_lightning.losses.nst import NSTLoss, nst_loss
 from kd_lightning.losses.ofd import OFDLoss, ofd_loss
+from kd_lightning.losses.ops.common import match_spatial
+from kd_lightning.losses.ops.layers import ConvRegressor
 from kd_lightning.losses.reviewkd import ReviewKDLoss, reviewkd_loss
 from kd_lightning.losses.vid import VIDLoss
 

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kd_lightning.losses._bridges import continue_from
-from kd_lightning.losses._heads import apply_frozen_head, class_activation_maps, classifier
-from kd_lightning.losses._maps import as_map
-from kd_lightning.losses._norm import BatchNorm
 from kd_lightning.losses.catkd import CATKDLoss, catkd_loss
 from kd_lightning.losses.cwd import CWDLoss, cwd_loss
 from kd_lightning.losses.fcfd import FCFDLoss
 from kd_lightning.losses.ickd import ICKDLoss, ickd_loss
 from kd_lightning.losses.mgd import MGDLoss
+from kd_lightning.losses.ops.bridges import continue_from
+from kd_lightning.losses.ops.heads import apply_frozen_head, class_activation_maps, classifier
+from kd_lightning.losses.ops.maps import as_map
+from kd_lightning.losses.ops.norm import BatchNorm
 from kd_lightning.losses.pkd import PKDLoss, pkd_loss
 from kd_lightning.losses.semckd import SemCKDLoss
 from kd_lightning.losses.simkd import SimKDLoss, simkd_loss

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_lightning.losses._transport import transport
 from kd_lightning.losses.emd import EMDLoss, emd_loss
 from kd_lightning.losses.hidden import hidden_mse_loss
 from kd_lightning.losses.minilm import attention_kl_loss
 from kd_lightning.losses.mobilebert import mobilebert_loss
+from kd_lightning.losses.ops.transport import transport
 from kd_lightning.losses.span_alignment import span_alignment_loss
 from kd_lightning.losses.uld import uld_loss
 

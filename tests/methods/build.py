@@ -13,14 +13,19 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from kd_lightning.conf_dir import conf_dir
+from kd_lightning.config.command import Command
+from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.schema import Config, register
+from kd_lightning.config.values import settings_of
 from kd_lightning.core.distiller import Distiller
-from kd_lightning.data.module import KDDataModule
-from kd_lightning.jobs._arm import deployed_net
-from kd_lightning.jobs._assemble import build_data, build_distiller, build_net, needs_teacher
+from kd_lightning.data.images.module import KDDataModule
+from kd_lightning.experiment.settle import settle
+from kd_lightning.files.runs import register_resolvers
 from kd_lightning.jobs.methods import method_infos
-from kd_lightning.runs import register_resolvers
-from kd_lightning.schema import register
+from kd_lightning.training.distiller import build_distiller
+from kd_lightning.training.nets import build_net, student_net
+from kd_lightning.training.objective import needs_teacher
+from kd_lightning.training.training import Training
 
 # Teacher, student and their options; 32x32 images for all. The stride leaves ResNet-18 maps of more than one pixel.
 PAIRS = {
@@ -57,29 +62,29 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", list(overrides))
 
 
-def config(pair: list[str], method: str) -> DictConfig:
-    """A pair's configuration with a method; each is composed once."""
+def config(pair: list[str], method: str) -> Config:
+    """A pair's settings with a method; each is composed once."""
     cfg = copy.deepcopy(composed(*TINY_DATA, *PLAIN, *pair))
     cfg.method = composed(f"method={method}").method
-    return cfg
+    return settings_of(cfg)
 
 
 @functools.cache
 def shared_data() -> KDDataModule:
     """The data of every case."""
-    return build_data(copy.deepcopy(composed(*TINY_DATA)))
+    return settle(Command(composed(*TINY_DATA))).data
 
 
 @functools.cache
 def _net(*pair: str) -> nn.Module:
-    return build_net(composed(*TINY_DATA, *PLAIN, *pair).teacher, 0).eval()
+    return build_net(settings_of(composed(*TINY_DATA, *PLAIN, *pair)).teacher, 0).eval()
 
 
 def build(pair: list[str], method: str) -> Distiller:
     """The distiller of a method on a pair, as ``job=train`` builds it."""
-    cfg = config(pair, method)
-    teacher = copy.deepcopy(_net(*pair)) if needs_teacher(cfg.method) else None
-    return build_distiller(cfg, shared_data(), deployed_net(cfg, teacher), teacher)
+    settings = config(pair, method)
+    teacher = copy.deepcopy(_net(*pair)) if needs_teacher(settings.method) else None
+    return build_distiller(Training(settings, shared_data(), teacher), student_net(settings, teacher))[0]
 
 
 @dataclass

@@ -51,7 +51,7 @@ def test_trains(pair: str, method: str):
 
 
 def test_every_method_is_in_a_test():
-    kinds = {config(PAIRS["cifar"], name).method.info.kind for name in METHODS}
+    kinds = {config(PAIRS["cifar"], name).method.info["kind"] for name in METHODS}
     assert kinds == {"baseline", "response", "feature", "relation"}
     assert set(METHODS) | set(OTHER_TARGETS) == set(VISION)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from kd_lightning.jobs._assemble import build_data, build_distiller, build_net, needs_teacher
+from kd_lightning.config.command import Command
+from kd_lightning.config.values import settings_of
+from kd_lightning.experiment.settle import settle
 from kd_lightning.jobs.methods import method_infos
+from kd_lightning.training.distiller import build_distiller
+from kd_lightning.training.nets import build_net
+from kd_lightning.training.objective import needs_teacher
+from kd_lightning.training.training import Training
 from tests.methods.build import PLAIN, composed, train
 
 TEXT = [
@@ -33,10 +37,10 @@ WRITING = ["gkd", "seqkd", "minillm", "distillm", "distillm_reverse"]
 
 
 def assembled(tmp_path, method, *overrides):
-    cfg = copy.deepcopy(composed(*TEXT, f"method={method}", f"data.cache_dir={tmp_path}/text", *overrides))
-    data = build_data(cfg)
-    teacher = build_net(cfg.teacher, 0) if needs_teacher(cfg.method) else None
-    return build_distiller(cfg, data, build_net(cfg.student, 1), teacher), data
+    settled = settle(Command(composed(*TEXT, f"method={method}", f"data.cache_dir={tmp_path}/text", *overrides)))
+    settings, data = settled.settings, settled.data
+    teacher = build_net(settings.teacher, 0) if needs_teacher(settings.method) else None
+    return build_distiller(Training(settings, data, teacher), build_net(settings.student, 1))[0], data
 
 
 def test_methods_with_a_rollout_of_text_say_so():
@@ -87,9 +91,9 @@ def test_without_a_rollout_the_texts_of_the_data_are_learnt(tmp_path, method):
 
 def test_seqkd_asks_for_a_teacher_that_no_term_names():
     cfg = composed(*TEXT, "method=seqkd")
-    assert needs_teacher(cfg.method)
+    assert needs_teacher(settings_of(cfg).method)
     assert "teacher." not in str(OmegaConf.to_container(cfg.method.terms))
-    assert not needs_teacher(composed(*TEXT, "method=ce").method)
+    assert not needs_teacher(settings_of(composed(*TEXT, "method=ce")).method)
 
 
 def test_another_rollout_is_a_choice(tmp_path):

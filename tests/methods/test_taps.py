@@ -7,9 +7,9 @@ from dataclasses import fields
 
 import pytest
 
-from kd_lightning.jobs._taps import STAGE_WISE
-from kd_lightning.models.anatomy import Anatomy
-from kd_lightning.schema import PLACES
+from kd_lightning.config.schema import PLACES
+from kd_lightning.models.anatomy.aliases import STAGE_WISE
+from kd_lightning.models.anatomy.places import Anatomy
 from tests.conftest import TINY
 from tests.methods.build import VISION, build, composed
 from tests.methods.test_matrix import IDLE, check

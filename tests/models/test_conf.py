@@ -7,10 +7,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from kd_lightning.conf_dir import conf_dir
+from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.files.runs import register_resolvers
 from kd_lightning.models.registry import available
 
 NEEDS_A_NAME = {"hub": "torchvision:mobilenet_v2", "timm": "mobilenetv3_small_050", "torchvision": "mobilenet_v3_small"}
+
+register_resolvers()
 
 
 def configured(name: str):

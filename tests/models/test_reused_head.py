@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_lightning.core.calls import TensorCall
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role
-from kd_lightning.models.anatomy import anatomy
+from kd_lightning.models.anatomy.find import anatomy
 from kd_lightning.models.mlp import mlp
 from kd_lightning.models.resnet import resnet8, resnet8x4
 from kd_lightning.models.reused_head import Projector, ReusedHeadStudent

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from kd_lightning.report.results import Arm, Cost, Run
+from kd_lightning.comparison.results import Arm, Cost
+from kd_lightning.files.artifact import Answers, Artifact
+from kd_lightning.measures.similarity import Similarity
 
 
-def run(right: Tensor, target: Tensor, classes: int, seed: int = 0, **more) -> Run:
+def artifact(
+    name: str,
+    seed: int,
+    folder: str,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor,
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+    curves: list[dict] | None = None,
+    robustness: dict[str, list[float]] | None = None,
+    similarity: Similarity | None = None,
+    choices: dict | None = None,
+    **record,
+) -> Artifact:
+    """In memory: nothing of it lies in its folder. `record`: train_seconds, whole, epochs, energy_joules."""
+    record = {"seed": seed, "test": choices or {}} | record
+    made = Artifact(Path(folder), record, name, robustness=robustness or {}, similarity=similarity)
+    made.answers, made.validation, made.curves = Answers(name, logits, target, index), validation, curves or []
+    return made
+
+
+def run(right: Tensor, target: Tensor, classes: int, seed: int = 0, **more) -> Artifact:
     """Answers the target where `right`, the class after it elsewhere, with a margin of 2 over the other classes."""
     answer = torch.where(right, target, (target + 1) % classes)
     logits = 2.0 * torch.nn.functional.one_hot(answer, classes).float()
     index = more.pop("index", torch.arange(len(target)))
-    return Run(f"run-{seed}", seed, f"runs/{seed}", logits, target, index, **more)
+    return artifact(f"run-{seed}", seed, f"runs/{seed}", logits, target, index, **more)
 
 
 def first(count: int, of: int) -> Tensor:

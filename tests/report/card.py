@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kd_lightning.report.records import Similarity
-from kd_lightning.report.results import Comparison, compare
-from kd_lightning.report.robustness import STRENGTHS
+from kd_lightning.comparison.records import Similarity
+from kd_lightning.comparison.results import Comparison, compare
+from kd_lightning.measures.robustness import STRENGTHS
 from tests.report import build
 
 RIGHTS = {"teacher": [97], "student alone": [80, 82], "student + kd": [86, 90]}

@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
+from kd_lightning.comparison.results import Comparison
 from kd_lightning.report import html as page
-from kd_lightning.report.heatmap import Cell, heatmap
 from kd_lightning.report.markdown import markdown
-from kd_lightning.report.plots import sections
-from kd_lightning.report.results import Comparison
+from kd_lightning.report.plots.heatmap import Cell, heatmap
+from kd_lightning.report.plots.sections import sections
 from tests.report import build, card
 from tests.report.test_pages import HOSTILE, Page
 
@@ -38,7 +38,7 @@ def test_what_was_not_measured_has_no_section():
 
 
 def page_of(arms) -> Comparison:
-    from kd_lightning.report.results import compare
+    from kd_lightning.comparison.results import compare
 
     return compare(arms, [f"c{i}" for i in range(10)])
 
@@ -123,7 +123,7 @@ def test_everything_survives_json():
 
 
 def test_the_page_stays_small_with_many_arms_and_photographs():
-    from kd_lightning.report.results import compare
+    from kd_lightning.comparison.results import compare
 
     rights = {"teacher": [97], "student alone": [50]} | {f"student + method {i}": [60 + i] for i in range(12)}
     text = page.html(

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from kd_lightning.comparison.results import Arm, compare
 from kd_lightning.report import html as page
 from kd_lightning.report.markdown import markdown
-from kd_lightning.report.pictures import picture_uri
-from kd_lightning.report.plots import all_plots
-from kd_lightning.report.results import Arm, compare
+from kd_lightning.report.plots.pictures import picture_uri
+from kd_lightning.report.plots.sections import all_plots
 from kd_lightning.report.tables import console_table
 from tests.report import build
 

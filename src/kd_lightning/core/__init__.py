@@ -1,1 +1,1 @@
-"""The engine: roles, taps, terms and the LightningModule that joins them."""
+"""Roles make signals, terms make one named sum, taps reach any layer, rollouts may rewrite the batch: the Distiller."""

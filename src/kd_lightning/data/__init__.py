@@ -1,1 +1,1 @@
-"""Data: sources read arrays, the data module owns splits, order, batches and augmentation."""
+"""Splits, order, loaders, the choice of samples: batches that any start finds again, whatever a sample is."""

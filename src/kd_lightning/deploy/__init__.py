@@ -1,0 +1,1 @@
+"""The student outside: exported, checked against PyTorch, described, asked."""

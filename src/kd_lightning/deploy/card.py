@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from kd_lightning.deploy.check import LATENCY_BATCH, SCORES
-from kd_lightning.deploy.formats import FORMATS
+from kd_lightning.deploy.formats.registry import FORMATS
+from kd_lightning.measures.format import clean, file_size, milliseconds, percent, quantity
 from kd_lightning.models.language.tasks import AUTO_CLASSES
-from kd_lightning.report.format import clean, file_size, milliseconds, percent, quantity
-from kd_lightning.report.tasks import TASKS
+from kd_lightning.tasks.registry import TASKS
 
 HEADINGS = (
     "file", "format", "size", "score %", "as PyTorch %", "as teacher %", "difference", "ms for 1",
@@ -34,7 +34,7 @@ ALIKE = {"regression": "Spearman's correlation with its values", "embedding": "c
 CALLED = {"inputs": '{"image": image}', "tensors": "[image]"}
 START = """\
 import json
-from kd_lightning.data.preprocess import apply_preprocessing
+from kd_lightning.data.images.preprocess import apply_preprocessing
 
 preprocessing = json.load(open("preprocessing.json"))
 image = apply_preprocessing("picture.png", preprocessing).numpy()"""
@@ -151,7 +151,8 @@ def _input(preprocessing: dict[str, Any]) -> str:
         f"## Input\n\n`image`: (B, {channels}, {height}, {width}) float32, {'grey' if channels == 1 else 'RGB'}. A"
         f" picture is turned upright (EXIF), resized (bilinear, antialiased) {shrink}, cut at the centre, divided by"
         f" 255, and normalised with mean {_short(preprocessing['mean'])} and deviation {_short(preprocessing['std'])}."
-        " Exact numbers are in `preprocessing.json`; `kd_lightning.data.preprocess.apply_preprocessing` does it all."
+        " Exact numbers are in `preprocessing.json`; `kd_lightning.data.images.preprocess.apply_preprocessing` does it"
+        " all."
     )
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.deploy.inputs import Inputs, part
-from kd_lightning.report.measure import embedding_agreement, latency, regression_metrics
+from kd_lightning.measures.cost import latency
+from kd_lightning.tasks.embedding import embedding_agreement
+from kd_lightning.tasks.regression import regression_metrics
 
 LATENCY_BATCH = 64
 

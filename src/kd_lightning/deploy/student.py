@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kd_lightning.data.preprocess import apply_preprocessing
-from kd_lightning.deploy.formats import FORMATS, known_format
+from kd_lightning.data.images.preprocess import apply_preprocessing
+from kd_lightning.deploy.formats.registry import FORMATS, known_format
 from kd_lightning.deploy.inputs import Inputs
 from kd_lightning.deploy.outputs import top_classes
 from kd_lightning.deploy.texts import Text, TextModel, TextReader
@@ -28,7 +28,7 @@ class ExportedStudent:
 
     Args:
         folder: An export folder, or the folder of a run that has one.
-        backend: Which of the exported files runs: a name in ``kd_lightning.deploy.formats.FORMATS``.
+        backend: Which of the exported files runs: a name in ``kd_lightning.deploy.formats.registry.FORMATS``.
         setting: What the user set, for errors.
 
     Raises:

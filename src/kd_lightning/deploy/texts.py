@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kd_lightning.data.text.encode import fill, ids, spaced, start_ids
-from kd_lightning.deploy.formats import Runner
+from kd_lightning.deploy.formats.registry import Runner
 from kd_lightning.deploy.outputs import top_classes
 
 Text = str | tuple[str, str]

@@ -1,1 +1,1 @@
-"""Jobs: what ``job=<name>`` runs. One file each, with ``run(cfg, folder)``; _files are shared."""
+"""What `job=<name>` runs: one screen each."""

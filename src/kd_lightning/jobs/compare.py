@@ -2,71 +2,46 @@
 
 from __future__ import annotations
 
-import glob
 from pathlib import Path
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
-from kd_lightning.jobs._arms_found import FoundArm, find_arms
-from kd_lightning.jobs._assemble import build_data
-from kd_lightning.jobs._comparison import build_arm, build_comparison, cost_of, show
-from kd_lightning.jobs._load import ARM, load_run
+from kd_lightning.config.command import Command
+from kd_lightning.config.schema import Config
+from kd_lightning.config.values import plain
+from kd_lightning.experiment.compare import build_arm, build_comparison
+from kd_lightning.experiment.found import control_of, find_arms, finished_below, is_control, shown_validation
+from kd_lightning.experiment.settle import reopen
 from kd_lightning.report.console import console as report_console
+from kd_lightning.report.show import show
+from kd_lightning.training.trainer import build_loggers
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(command: Command, folder: Path) -> None:
     """Rank every training below the given folders; those that differ in the seed only are one arm.
 
     The order is that of the validation metric, teachers first: the test split judges, it does not choose. Every student
     is tested against the same student trained alone, where that is among them.
     """
-    found = find_arms(_arm_folders(_patterns(cfg)))
-    data = build_data(load_run(found[0].folders[0]).cfg)
-    arms = []
-    for one in found:
-        loaded = load_run(one.folders[0])
-        cost = cost_of(loaded.net, instantiate(loaded.cfg.student.call), data, loaded.folder, cfg)
-        arms.append(build_arm(one.name, one.kind, one.folders, cost))
-    pairs = [(one.name, base.name) for one in found if (base := _alone(one, found)) is not None]
-    reference = next((one.name for one in found if one.control), None)
-    show(build_comparison(arms, data, cfg, reference, pairs), folder, cfg)
-    students = [one for one in found if one.kind != "teacher"]
-    ranks = "; ".join(f"{rank}. {one.name}, {one.shown_validation}" for rank, one in enumerate(students, 1))
+    settings = command.settings
+    found = find_arms(finished_below(_asked(settings)))
+    data = reopen(found[0].runs[0]).data
+    arms = [build_arm(arm.name, arm.kind, arm.runs, data, settings) for arm in found]
+    pairs = [(arm.name, base.name) for arm in found if (base := control_of(arm, found)) is not None]
+    reference = next((arm.name for arm in found if is_control(arm)), None)
+    loggers = build_loggers(settings, folder, "compare", "compare")
+    show(build_comparison(arms, data, settings, reference, pairs), folder, plain(settings), loggers)
+    students = [arm for arm in found if arm.kind != "teacher"]
+    ranks = "; ".join(f"{rank}. {arm.name}, {shown_validation(arm)}" for rank, arm in enumerate(students, 1))
     report_console().print(f"Ranked on validation: {ranks}", highlight=False, markup=False)
 
 
-def _alone(arm: FoundArm, found: list[FoundArm]) -> FoundArm | None:
-    """The control of an arm: the same model trained alone, the first of several."""
-    if arm.kind == "teacher":
-        return None
-    controls = [one for one in found if one.control and one.model == arm.model]
-    return None if not controls or controls[0] is arm else controls[0]
-
-
-def _patterns(cfg: DictConfig) -> list[str]:
+def _asked(settings: Config) -> list[str]:
     """What ``runs`` (or ``run``) asks for.
 
     Raises:
         ValueError: Where nothing was asked for.
     """
-    asked = cfg.run if cfg.runs is None else cfg.runs
+    asked = settings.run if settings.runs is None else settings.runs
     patterns = [asked] if isinstance(asked, str) else list(asked or [])
     if not patterns:
         raise ValueError("job=compare needs run folders, such as runs='outputs/digits_resnet/*' (or a list of them).")
     return [str(pattern) for pattern in patterns]
-
-
-def _arm_folders(patterns: list[str]) -> list[Path]:
-    """Folders of finished trainings at or below the patterns.
-
-    Raises:
-        FileNotFoundError: Where a pattern leads to none.
-    """
-    found: list[Path] = []
-    for pattern in patterns:
-        below = [p.parent for match in glob.glob(pattern, recursive=True) for p in sorted(Path(match).rglob(ARM))]
-        if not below:
-            raise FileNotFoundError(f"runs: no finished training at or below '{pattern}'.")
-        found.extend(below)
-    return list(dict.fromkeys(found))

@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+
+from kd_lightning.config.command import Command
 
 # fmt: off
 PACKAGES = (
@@ -21,7 +22,7 @@ PACKAGES = (
 # fmt: on
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(command: Command, folder: Path) -> None:
     """Print versions, devices, precision and disk."""
     table = Table("what", "found", title="kd_lightning doctor")
     table.add_row("python", platform.python_version())

@@ -6,22 +6,24 @@ import logging
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
-from kd_lightning.jobs._assemble import build_data
-from kd_lightning.jobs._load import load_run, required_run
-from kd_lightning.jobs._predictions import predict
-from kd_lightning.report.tasks import TASKS
-from kd_lightning.runs import write_json
+from kd_lightning.config.command import Command
+from kd_lightning.experiment.settle import reopen
+from kd_lightning.files.artifact import required_run
+from kd_lightning.files.runs import write_json
+from kd_lightning.tasks.registry import TASKS
+from kd_lightning.training.nets import load_net, load_run
+from kd_lightning.training.predictions import predict
 
 log = logging.getLogger("kd_lightning")
 
 
-def run(cfg: DictConfig, folder: Path) -> float | None:
+def run(command: Command, folder: Path) -> float | None:
     """Measure and write metrics.json; returns the score of the task, such as top-1."""
-    loaded = load_run(required_run(cfg))
-    data = build_data(loaded.cfg)
-    metrics = predict(loaded.net, instantiate(loaded.cfg.student.call), "test", data).metrics(data.task)
+    artifact = load_run(required_run(command.settings))
+    data = reopen(artifact).data
+    call = instantiate(artifact.settings.student.call)
+    metrics = predict(load_net(artifact), call, "test", data).metrics(data.task)
     write_json(folder / "metrics.json", metrics)
-    log.info(f"{loaded.folder}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    log.info(f"{artifact.folder}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return metrics.get(TASKS[data.task].score.key)

@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from kd_lightning.conf_dir import conf_dir
+from kd_lightning.config.command import Command
+from kd_lightning.config.conf_dir import conf_dir
 
 KINDS = {
     "baseline": "Without a teacher's help",
@@ -81,7 +82,7 @@ def _where(paper: str) -> str:
     return f"{paper.partition(', ')[0]}, {paper.rpartition(', ')[2]}"
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(command: Command, folder: Path) -> None:
     """Print the table."""
     infos = method_infos()
     table = Table(title="method=<name>", box=None, padding=(0, 1, 0, 0), width=_WIDTH)

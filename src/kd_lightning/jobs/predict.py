@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kd_lightning.config.command import Command
+from kd_lightning.deploy.answers import predict, predict_texts, write_answers
 from kd_lightning.deploy.student import ExportedStudent
-from kd_lightning.jobs._load import required_run
-from kd_lightning.jobs._texts_given import read_texts
+from kd_lightning.files.artifact import required_run
 
 log = logging.getLogger("kd_lightning")
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-STDIN = "-"
 SHOWN = 50
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(command: Command, folder: Path) -> None:
     """Print the answers; with ``predict.output`` also write them.
 
     Raises:
         ValueError: Where pictures could not be read; the others are answered first.
     """
-    output = None if cfg.predict.output is None else _output(cfg.predict.output)
-    student = ExportedStudent(required_run(cfg), cfg.predict.backend, setting="predict.backend")
-    options = (list(cfg.inputs), cfg.predict.top, cfg.predict.batch_size)
-    if student.takes_text:
-        answers = predict_texts(student, *options, cfg.predict.new_tokens)
-    else:
-        answers = predict(student, *options)
+    settings = command.settings
+    ask = settings.predict
+    output = None if ask.output is None else _output(ask.output)
+    student = ExportedStudent(required_run(settings), ask.backend, setting="predict.backend")
+    options = (settings.inputs, ask.top, ask.batch_size)
+    text = student.takes_text
+    answers = predict_texts(student, *options, ask.new_tokens) if text else predict(student, *options)
     _show(answers)
     if output is not None:
         write_answers(answers, output)
@@ -47,114 +40,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     failed = [answer for answer in answers if "error" in answer]
     if failed:
         listed = "; ".join(answer["error"] for answer in failed[:3]) + ("; ..." if len(failed) > 3 else "")
-        what = "texts could not be answered" if student.takes_text else "pictures could not be read"
+        what = "texts could not be answered" if text else "pictures could not be read"
         raise ValueError(f"{len(failed)} of {len(answers)} {what}: {listed}")
-
-
-def predict(student: ExportedStudent, inputs: list[str], top: int = 3, batch_size: int = 64) -> list[dict[str, Any]]:
-    """Answers for picture files, in order.
-
-    Args:
-        student: From its export folder.
-        inputs: Picture files, folders of them, or ``-`` for paths on standard input, one a line.
-        top: How many classes an answer names.
-        batch_size: Pictures that go through the student at once.
-
-    Returns:
-        For each file ``file`` and ``classes`` (``class``, ``probability``, best first), or ``file`` and ``error``.
-
-    Raises:
-        FileNotFoundError: An input does not exist, or a folder holds no pictures.
-        ValueError: No inputs, or the student takes feature vectors.
-    """
-    if batch_size < 1:
-        raise ValueError(f"predict.batch_size must be at least 1, not {batch_size}.")
-    if student.preprocessing["image_size"] is None:
-        raise ValueError("This student takes feature vectors; it cannot answer for pictures.")
-    answers: list[dict[str, Any]] = []
-    files = _files(inputs)
-    for start in range(0, len(files), batch_size):
-        answers.extend(_answer(student, files[start : start + batch_size], top))
-    return answers
-
-
-def predict_texts(
-    student: ExportedStudent, inputs: list[str], top: int = 3, batch_size: int = 64, new_tokens: int = 40
-) -> list[dict[str, Any]]:
-    """Answers for texts, in order.
-
-    Args:
-        student: From its export folder.
-        inputs: As ``kd_lightning.jobs._texts_given.read_texts`` reads them.
-        top: How many classes an answer names.
-        batch_size: Texts that go through the student at once.
-        new_tokens: Most tokens that a language model adds.
-
-    Returns:
-        For each text ``text`` (of pairs ``pair`` too) and what ``ExportedStudent.answer`` gives.
-
-    Raises:
-        FileNotFoundError: A file does not exist.
-        ValueError: No inputs, or one that cannot be read.
-    """
-    if batch_size < 1:
-        raise ValueError(f"predict.batch_size must be at least 1, not {batch_size}.")
-    pair = bool(student.preprocessing.get("pair"))
-    texts = [text for given in inputs for text in read_texts(given, pair)]
-    if not texts:
-        raise ValueError(
-            "job=predict needs texts: inputs=['a sentence'], inputs=[texts.txt], inputs=[table.csv] with a column text,"
-            " or inputs=[-] for lines on standard input."
-        )
-    answers: list[dict[str, Any]] = []
-    for start in range(0, len(texts), batch_size):
-        some = texts[start : start + batch_size]
-        given = [{"text": t, "pair": p} if pair else {"text": t} for t, p in some]
-        ready: list[Any] = [(t, p) if pair else t for t, p in some]
-        answers += [{**g, **a} for g, a in zip(given, student.answer(ready, top, new_tokens), strict=True)]
-    return [{**a, "error": f"{a['text'][:60]!r}: {a['error']}"} if "error" in a else a for a in answers]
-
-
-def _answer(student: ExportedStudent, files: list[Path], top: int) -> list[dict[str, Any]]:
-    """Answers for one batch of files."""
-    images, answers = [], []
-    for file in files:
-        answers.append({"file": str(file)})
-        try:
-            images.append(student.read(file))
-        except ValueError as error:
-            answers[-1]["error"] = str(error)
-    classes = iter(student.classify(torch.cat(images), top)) if images else iter(())
-    return [answer if "error" in answer else {**answer, "classes": next(classes)} for answer in answers]
-
-
-def _files(inputs: list[str]) -> list[Path]:
-    """Picture files of the inputs; folders give the pictures in them."""
-    files: list[Path] = []
-    for given in _paths(inputs):
-        if given.is_dir():
-            inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise FileNotFoundError(f"{given} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
-            files.extend(inside)
-        elif given.is_file():
-            files.append(given)
-        else:
-            raise FileNotFoundError(f"inputs: {given} does not exist.")
-    if not files:
-        raise ValueError(
-            "job=predict needs pictures: inputs=[picture.png], inputs=[folder], or inputs=[-] for paths on"
-            " standard input."
-        )
-    return files
-
-
-def _paths(inputs: list[str]) -> Iterator[Path]:
-    for given in inputs:
-        if given == STDIN:
-            yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
-        else:
-            yield Path(given)
 
 
 def _show(answers: list[dict[str, Any]]) -> None:
@@ -195,21 +82,3 @@ def _output(path: str) -> Path:
     if Path(path).suffix not in (".csv", ".jsonl"):
         raise ValueError(f"predict.output={path}: end it with .csv or .jsonl.")
     return Path(path)
-
-
-def write_answers(answers: list[dict[str, Any]], path: Path) -> None:
-    """Write answers as .csv (file or text, the best class or what else was said, error) or .jsonl (everything)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers), encoding="utf-8")
-        return
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        said = [key for key in ("value", "continuation", "tokens", "embedding") if any(key in a for a in answers)]
-        given = [key for key in ("file", "text", "pair") if any(key in a for a in answers)]
-        columns = [*given, *(said or ["class", "probability"]), "error"]
-        writer = csv.DictWriter(handle, columns, extrasaction="ignore")
-        writer.writeheader()
-        for answer in answers:
-            row = {**answer, **answer.get("classes", [{}])[0]}
-            lists = {key: json.dumps(row[key], ensure_ascii=False) for key in ("tokens", "embedding") if key in row}
-            writer.writerow(row | lists)

@@ -10,90 +10,97 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
-from kd_lightning.data.module import KDDataModule
-from kd_lightning.data.sources._encoding import Encoding
-from kd_lightning.data.sources.prepared import FACTS, Prepared, need_litdata
-from kd_lightning.jobs._cache import _size, _time
-from kd_lightning.jobs._lock import exclusive
-from kd_lightning.jobs._prepare import Conversion, Estimate
+from kd_lightning.config.command import Command
+from kd_lightning.config.schema import Config
+from kd_lightning.data.images.encoding import Encoding
+from kd_lightning.data.images.module import KDDataModule
+from kd_lightning.data.images.prepare import Conversion, Estimate
+from kd_lightning.data.images.sources.prepared import FACTS, Prepared, need_litdata
+from kd_lightning.files.lock import exclusive
+from kd_lightning.measures.format import rough_size, rough_time
 
 log = logging.getLogger("kd_lightning")
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(command: Command, folder: Path) -> None:
     """Convert, or go on with a conversion that was stopped.
 
     Raises:
         ValueError: These data cannot be stored as images, do not fit, or the folder holds something else.
     """
-    settings, target = cfg.prepare, Path(cfg.prepare.folder).expanduser()
-    encoding = Encoding(settings.format, settings.quality)
-    if settings.chunk_mb <= 0 or (settings.num_workers is not None and settings.num_workers < 1):
+    settings = command.settings
+    prepare, target = settings.prepare, Path(settings.prepare.folder).expanduser()
+    encoding = Encoding(prepare.format, prepare.quality)
+    if prepare.chunk_mb <= 0 or (prepare.num_workers is not None and prepare.num_workers < 1):
         raise ValueError("prepare.chunk_mb must be above 0, and prepare.num_workers at least 1 or null.")
     need_litdata()
-    conversion = _conversion(cfg, target, encoding)
+    conversion = _conversion(settings, target, encoding)
     with exclusive(target.parent / f".{target.name}.lock", waiting=f"Another process is writing {target}: waiting."):
-        _convert(conversion, cfg)
+        _convert(conversion, settings)
 
 
-def _conversion(cfg: DictConfig, target: Path, encoding: Encoding) -> Conversion:
+def _conversion(settings: Config, target: Path, encoding: Encoding) -> Conversion:
     """The data, with its images left in their files."""
-    if "in_memory_gb" in cfg.data.get("source", {}):
-        cfg.data.source.in_memory_gb = 0
-    data: KDDataModule = instantiate(cfg.data)
+    node, source = settings.data, settings.data.get("source", {})
+    if "in_memory_gb" in source:
+        node = {**node, "source": {**source, "in_memory_gb": 0}}
+    data: KDDataModule = instantiate(node)
     if isinstance(data.source, Prepared):
-        raise ValueError(f"{cfg.data.root} is prepared already; set data to what is to be converted.")
+        raise ValueError(f"{settings.data['root']} is prepared already; set data to what is to be converted.")
     arrays = data.source.load()
     kind, shape = getattr(arrays.inputs, "dtype", torch.uint8), arrays.inputs.shape
     if kind != torch.uint8 or len(shape) != 4:
-        raise ValueError(f"job=prepare stores images of uint8; data={cfg.data.name} gives {kind} {tuple(shape)}.")
+        raise ValueError(
+            f"job=prepare stores images of uint8; data={settings.data['name']} gives {kind} {tuple(shape)}."
+        )
     if encoding.format != "raw" and shape[1] not in (1, 3):
         raise ValueError(f"Images with {shape[1]} channels can only be stored with prepare.format=raw.")
     statistics = {"mean": data.mean or arrays.mean, "std": data.std or arrays.std}
-    return Conversion(arrays, target, encoding, float(cfg.prepare.chunk_mb), statistics)
+    return Conversion(arrays, target, encoding, float(settings.prepare.chunk_mb), statistics)
 
 
-def _convert(conversion: Conversion, cfg: DictConfig) -> None:
-    workers = cfg.prepare.num_workers or os.cpu_count() or 1
+def _convert(conversion: Conversion, settings: Config) -> None:
+    workers = settings.prepare.num_workers or os.cpu_count() or 1
     estimate, known = None, conversion.recall()
     if not known:
         estimate = conversion.estimate()
-        _check_room(conversion, cfg, estimate, conversion.samples)
+        _check_room(conversion, settings, estimate, conversion.samples)
         conversion.settle(estimate)
     numbers = conversion.missing(workers) if known else list(range(conversion.chunk_count))
     if known and not numbers and (conversion.folder / FACTS).is_file():
         conversion.finish()  # what lies beside the chunks is small, and may be damaged
         log.info(f"prepare: {_what(conversion)} in {conversion.folder} are complete and checked")
     else:
-        _write(conversion, cfg, estimate, numbers, workers)
+        _write(conversion, settings, estimate, numbers, workers)
     log.info(f"Train on them with: data=prepared data.root={conversion.folder}")
 
 
 def _write(
-    conversion: Conversion, cfg: DictConfig, estimate: Estimate | None, numbers: list[int], workers: int
+    conversion: Conversion, settings: Config, estimate: Estimate | None, numbers: list[int], workers: int
 ) -> None:
     """The missing chunks, and what belongs to them."""
     count = conversion.count(numbers)
     if estimate is None:
         log.info(f"prepare: going on; {conversion.samples - count:,} images are there, {count:,} are missing")
         estimate = conversion.estimate()
-        _check_room(conversion, cfg, estimate, count)
+        _check_room(conversion, settings, estimate, count)
     seconds = estimate.image_seconds * count / min(workers, os.cpu_count() or 1, max(1, len(numbers)))
     log.info(
         f"prepare: writing {_what(conversion, count)} to {conversion.folder}:"
-        f" {_size(estimate.image_bytes * count)}, about {_time(seconds)}"
+        f" {rough_size(estimate.image_bytes * count)}, about {rough_time(seconds)}"
     )
     started = time.perf_counter()
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not cfg.trainer.enable_progress_bar) as bar:
+    with Progress(*columns, disable=not settings.trainer.enable_progress_bar) as bar:
         task = bar.add_task("prepare", total=count)
         conversion.write(numbers, workers, lambda done: bar.advance(task, done))
     conversion.finish()
-    log.info(f"prepare: written in {_time(time.perf_counter() - started)}, {_size(conversion.stored_bytes())}")
+    log.info(
+        f"prepare: written in {rough_time(time.perf_counter() - started)}, {rough_size(conversion.stored_bytes())}"
+    )
 
 
 def _what(conversion: Conversion, count: int | None = None) -> str:
@@ -101,16 +108,20 @@ def _what(conversion: Conversion, count: int | None = None) -> str:
     return f"{conversion.samples if count is None else count:,} images ({shape}, {conversion.encoding})"
 
 
-def _check_room(conversion: Conversion, cfg: DictConfig, estimate: Estimate, missing: int) -> None:
+def _check_room(conversion: Conversion, settings: Config, estimate: Estimate, missing: int) -> None:
     """Refuse what exceeds the limit or the disk."""
-    size, limit = estimate.image_bytes * conversion.samples, cfg.prepare.max_gb * 1e9
+    size, limit = estimate.image_bytes * conversion.samples, settings.prepare.max_gb * 1e9
     parent = conversion.folder.parent
     parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(parent).free
     if size <= limit and estimate.image_bytes * missing <= free:
         return
-    why = f"prepare.max_gb={cfg.prepare.max_gb:g}" if size > limit else f"the {_size(free)} that are free in {parent}"
+    why = (
+        f"prepare.max_gb={settings.prepare.max_gb:g}"
+        if size > limit
+        else f"the {rough_size(free)} that are free in {parent}"
+    )
     raise ValueError(
-        f"{_what(conversion)} would take {_size(size)}, more than {why}. Raise prepare.max_gb or make room, or store"
-        " less: a smaller data.image_size, prepare.format=jpeg, a lower prepare.quality."
+        f"{_what(conversion)} would take {rough_size(size)}, more than {why}. Raise prepare.max_gb or make room, or"
+        " store less: a smaller data.image_size, prepare.format=jpeg, a lower prepare.quality."
     )

@@ -1,0 +1,1 @@
+"""One paper a file: a pure function and a module; torch only."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._heads import class_activation_maps
-from kd_lightning.losses._maps import as_map, check_channels
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.heads import class_activation_maps
+from kd_lightning.losses.ops.maps import as_map, check_channels
 
 
 @full_precision

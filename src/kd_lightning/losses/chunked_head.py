@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.losses._chunks import ELEMENTS, ChunkedHead, Settings
-from kd_lightning.losses._heads import classifier
-from kd_lightning.losses._tokens import check_fraction
+from kd_lightning.losses.ops.chunks import ELEMENTS, ChunkedHead, Settings
+from kd_lightning.losses.ops.heads import classifier
+from kd_lightning.losses.ops.tokens import check_fraction
 
 IGNORE = -100
 

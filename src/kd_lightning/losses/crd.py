@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
+from kd_lightning.losses.ops.common import full_precision
 
 EPS = 1e-7
 MODES = ("exclude_class", "exact")

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import check_built, conv1x1
-from kd_lightning.losses._maps import Maps, check_channels, pair_maps
+from kd_lightning.losses.ops.common import full_precision, match_spatial
+from kd_lightning.losses.ops.layers import check_built, conv1x1
+from kd_lightning.losses.ops.maps import Maps, check_channels, pair_maps
 
 
 @full_precision

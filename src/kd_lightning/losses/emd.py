@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._transformer import check_states
-from kd_lightning.losses._transport import transport
 from kd_lightning.losses.attention_scores import attention_mse_loss
 from kd_lightning.losses.hidden import hidden_mse_loss
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.transformer import check_states
+from kd_lightning.losses.ops.transport import transport
 
 
 @full_precision

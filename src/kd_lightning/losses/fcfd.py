@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._bridges import Bridge, check_chain, continue_from
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._layers import check_built, to_like
-from kd_lightning.losses._maps import as_maps, pair_maps
 from kd_lightning.losses.kd import kd_loss
+from kd_lightning.losses.ops.bridges import Bridge, check_chain, continue_from
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.layers import check_built, to_like
+from kd_lightning.losses.ops.maps import as_maps, pair_maps
 
 
 @full_precision

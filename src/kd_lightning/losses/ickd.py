@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._layers import to_like
-from kd_lightning.losses._maps import as_map, check_channels
-from kd_lightning.losses._norm import BatchNorm
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.layers import to_like
+from kd_lightning.losses.ops.maps import as_map, check_channels
+from kd_lightning.losses.ops.norm import BatchNorm
 
 
 def _correlation(features: Tensor) -> Tensor:

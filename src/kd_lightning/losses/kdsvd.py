@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._layers import conv1x1
-from kd_lightning.losses._maps import Maps, as_maps
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.layers import conv1x1
+from kd_lightning.losses.ops.maps import Maps, as_maps
 
 EXTRA = 3  # student vectors beyond k, among which the partners of the teacher's k are sought
 

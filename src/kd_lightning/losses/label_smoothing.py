@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, masked_mean
-from kd_lightning.losses._logits import split_target
 from kd_lightning.losses.cross_entropy import cross_entropy_loss
+from kd_lightning.losses.ops.common import full_precision, masked_mean
+from kd_lightning.losses.ops.logits import split_target
 
 
 def label_smoothing_loss(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, masked_mean
-from kd_lightning.losses._logits import logit_pair
+from kd_lightning.losses.ops.common import full_precision, masked_mean
+from kd_lightning.losses.ops.logits import logit_pair
 
 
 @full_precision

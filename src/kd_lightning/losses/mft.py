@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, masked_mean
-from kd_lightning.losses._logits import logit_pair, pick, split_target
+from kd_lightning.losses.ops.common import full_precision, masked_mean
+from kd_lightning.losses.ops.logits import logit_pair, pick, split_target
 
 
 def _corrected(probability: Tensor, target: Tensor, threshold: float) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import conv1x1, to_like
-from kd_lightning.losses._maps import as_map, check_channels
+from kd_lightning.losses.ops.common import full_precision, match_spatial
+from kd_lightning.losses.ops.layers import conv1x1, to_like
+from kd_lightning.losses.ops.maps import as_map, check_channels
 
 
 @full_precision

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._tokens import check_fraction, log_mixture, token_kl, token_log_probs, token_mean
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.tokens import check_fraction, log_mixture, token_kl, token_log_probs, token_mean
 
 
 @torch.no_grad()

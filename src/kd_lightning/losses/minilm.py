@@ -7,8 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._tokens import FLOOR, token_kl
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.tokens import FLOOR, token_kl
 
 
 def _relation(left: Tensor, right: Tensor, heads: int) -> Tensor:

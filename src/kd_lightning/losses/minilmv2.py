@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
 from kd_lightning.losses.minilm import _relation, attention_kl_loss
+from kd_lightning.losses.ops.common import full_precision
 
 
 @full_precision

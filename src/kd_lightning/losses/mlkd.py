@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._logits import logit_pair
 from kd_lightning.losses.kd import kd_loss
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.logits import logit_pair
 
 TEMPERATURES = (4.0, 3.0, 5.0, 2.0, 6.0)
 

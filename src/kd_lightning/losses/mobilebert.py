@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._transformer import layer_map
 from kd_lightning.losses.hidden import hidden_mse_loss
 from kd_lightning.losses.minilm import attention_kl_loss
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.transformer import layer_map
 
 
 @full_precision

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, masked_mean
-from kd_lightning.losses._logits import IGNORE, logit_pair
+from kd_lightning.losses.ops.common import full_precision, masked_mean
+from kd_lightning.losses.ops.logits import IGNORE, logit_pair
 
 
 @full_precision

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._maps import Maps, pair_maps
+from kd_lightning.losses.ops.common import full_precision, match_spatial
+from kd_lightning.losses.ops.maps import Maps, pair_maps
 
 
 def _kernel_mean(a: Tensor, b: Tensor) -> Tensor:

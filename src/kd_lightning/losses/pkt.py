@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
+from kd_lightning.losses.ops.common import full_precision
 
 EPS = 1e-7
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._layers import check_built, to_like
-from kd_lightning.losses._maps import Maps, check_same_shape, pair_maps
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.layers import check_built, to_like
+from kd_lightning.losses.ops.maps import Maps, check_same_shape, pair_maps
 
 
 def _level(student: Tensor, teacher: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
+from kd_lightning.losses.ops.common import full_precision
 
 
 def _relative_distances(x: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import check_built, to_like
-from kd_lightning.losses._maps import as_map
-from kd_lightning.losses._norm import BatchNorm
+from kd_lightning.losses.ops.common import full_precision, match_spatial
+from kd_lightning.losses.ops.layers import check_built, to_like
+from kd_lightning.losses.ops.maps import as_map
+from kd_lightning.losses.ops.norm import BatchNorm
 
 
 @full_precision

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
+from kd_lightning.losses.ops.common import full_precision
 
 
 def _similarities(x: Tensor) -> Tensor:

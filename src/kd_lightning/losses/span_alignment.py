@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, masked_mean
-from kd_lightning.losses._spans import align
+from kd_lightning.losses.ops.common import full_precision, masked_mean
+from kd_lightning.losses.ops.spans import align
 from kd_lightning.losses.uld import uld_loss
 
 IGNORE = -100

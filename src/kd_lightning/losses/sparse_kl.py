@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._tokens import FLOOR, token_mean
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.tokens import FLOOR, token_mean
 
 Missing = Literal["zero", "tail"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._layers import to_like
-from kd_lightning.losses._norm import BatchNorm
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.layers import to_like
+from kd_lightning.losses.ops.norm import BatchNorm
 
 
 @full_precision

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._heads import apply_frozen_head
-from kd_lightning.losses._layers import to_like
-from kd_lightning.losses._norm import BatchNorm
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.heads import apply_frozen_head
+from kd_lightning.losses.ops.layers import to_like
+from kd_lightning.losses.ops.norm import BatchNorm
 
 
 @full_precision

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, masked_mean
+from kd_lightning.losses.ops.common import full_precision, masked_mean
 
 
 def _similarities(x: Tensor, views: int) -> Tensor:

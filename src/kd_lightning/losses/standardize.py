@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kd_lightning.losses._common import full_precision
+from kd_lightning.losses.ops.common import full_precision
 
 
 @full_precision

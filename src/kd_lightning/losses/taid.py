@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._tokens import check_fraction, token_kl, token_log_probs, token_mean
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.tokens import check_fraction, token_kl, token_log_probs, token_mean
 
 
 @full_precision

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision
-from kd_lightning.losses._tokens import token_log_probs, token_mean
+from kd_lightning.losses.ops.common import full_precision
+from kd_lightning.losses.ops.tokens import token_log_probs, token_mean
 
 
 @full_precision

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, masked_mean
-from kd_lightning.losses._layers import to_like
-from kd_lightning.losses._logits import pick, split_target, without_target
-from kd_lightning.losses._maps import as_map
 from kd_lightning.losses.cross_entropy import cross_entropy_loss
+from kd_lightning.losses.ops.common import full_precision, masked_mean
+from kd_lightning.losses.ops.layers import to_like
+from kd_lightning.losses.ops.logits import pick, split_target, without_target
+from kd_lightning.losses.ops.maps import as_map
 
 
 def _zipf_labels(student: Tensor, weak: Tensor, target: Tensor) -> Tensor:

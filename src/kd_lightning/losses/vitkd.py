@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.losses._common import full_precision, match_spatial
-from kd_lightning.losses._layers import check_built, conv1x1, to_like
-from kd_lightning.losses._maps import Maps, as_map, pair_maps
+from kd_lightning.losses.ops.common import full_precision, match_spatial
+from kd_lightning.losses.ops.layers import check_built, conv1x1, to_like
+from kd_lightning.losses.ops.maps import Maps, as_map, pair_maps
 
 
 @full_precision

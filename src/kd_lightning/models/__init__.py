@@ -1,0 +1,1 @@
+"""Families of nets, and any net of timm, torchvision and transformers by name."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from kd_lightning.models.anatomy import anatomy
+from kd_lightning.models.anatomy.find import anatomy
 from kd_lightning.models.registry import available, load_weights, near_names
 
 SOURCES = ("timm", "torchvision")
@@ -164,7 +164,7 @@ def _downloads(name: str, pretrained: bool) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError
 
     offline = constants.HF_HUB_OFFLINE
-    if pretrained and not _resolves(constants.ENDPOINT):
+    if pretrained and not resolves(constants.ENDPOINT):
         constants.HF_HUB_OFFLINE = True  # else it tries for most of a minute before it gives up
     try:
         yield
@@ -178,7 +178,7 @@ def _downloads(name: str, pretrained: bool) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = offline
 
 
-def _resolves(url: str) -> bool:
+def resolves(url: str) -> bool:
     """Whether the host has an address; behind a proxy that cannot be known here, and is assumed."""
     if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True

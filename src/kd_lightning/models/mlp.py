@@ -7,7 +7,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from kd_lightning.models.anatomy import Anatomy
+from kd_lightning.models.anatomy.places import Anatomy
 
 
 class MLP(nn.Module):
@@ -46,7 +46,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def anatomy(self) -> Anatomy:
-        """See :class:`~kd_lightning.models.anatomy.Anatomy`; stages are (B, D)."""
+        """See :class:`~kd_lightning.models.anatomy.places.Anatomy`; stages are (B, D)."""
         depth = len(self.layers)
         return Anatomy(
             stem="layers.0.0",

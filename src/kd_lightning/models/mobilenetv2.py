@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kd_lightning.models._common import conv, initialise
-from kd_lightning.models.anatomy import Anatomy
+from kd_lightning.models.anatomy.places import Anatomy
 
 # Expansion, channels at width 1, blocks, stride of the first block.
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -67,7 +67,7 @@ class MobileNetV2(nn.Module):
         initialise(self, linear_std=0.01)
 
     def anatomy(self) -> Anatomy:
-        """See :class:`~kd_lightning.models.anatomy.Anatomy`; blocks end without activation: preacts are the stages."""
+        """See :class:`~kd_lightning.models.anatomy.places.Anatomy`; preacts are stages: no block ends with one."""
         groups = (1, 2, 4, 6)
         stages = tuple(f"blocks.{group}" for group in groups)
         return Anatomy(

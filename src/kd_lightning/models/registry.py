@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.conf_dir import conf_dir
+from kd_lightning.config.conf_dir import conf_dir
 
 # Where training code wraps the weights, and what wrapping modules put before their names.
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "model_state", "student", "weights")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kd_lightning.models._common import conv, initialise
-from kd_lightning.models.anatomy import Anatomy
+from kd_lightning.models.anatomy.places import Anatomy
 
 NARROW = (16, 16, 32, 64)
 WIDE = (32, 64, 128, 256)
@@ -77,7 +77,7 @@ class ResNet(nn.Module):
         return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *rest)
 
     def anatomy(self) -> Anatomy:
-        """See :class:`~kd_lightning.models.anatomy.Anatomy`."""
+        """See :class:`~kd_lightning.models.anatomy.places.Anatomy`."""
         last = [f"layer{stage}.{self.blocks_per_stage - 1}" for stage in (1, 2, 3)]
         return Anatomy(
             stem="relu",

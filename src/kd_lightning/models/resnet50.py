@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kd_lightning.models._common import conv, initialise
-from kd_lightning.models.anatomy import Anatomy
+from kd_lightning.models.anatomy.places import Anatomy
 
 EXPANSION = 4
 
@@ -74,7 +74,7 @@ class ResNet50(nn.Module):
         initialise(self)
 
     def anatomy(self) -> Anatomy:
-        """See :class:`~kd_lightning.models.anatomy.Anatomy`."""
+        """See :class:`~kd_lightning.models.anatomy.places.Anatomy`."""
         last = [f"layer{stage}.{blocks - 1}" for stage, blocks in enumerate(self.BLOCKS, start=1)]
         return Anatomy(
             stem="relu",

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_lightning.models.anatomy import Anatomy, anatomy
+from kd_lightning.models.anatomy.find import anatomy
+from kd_lightning.models.anatomy.places import Anatomy
 
 
 class Projector(nn.Sequential):

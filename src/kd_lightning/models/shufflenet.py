@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.models._common import ChannelShuffle, conv
-from kd_lightning.models.anatomy import Anatomy
+from kd_lightning.models.anatomy.places import Anatomy
 
 STEM = 24
 
@@ -74,7 +74,7 @@ class ShuffleNetV1(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def anatomy(self) -> Anatomy:
-        """See :class:`~kd_lightning.models.anatomy.Anatomy`."""
+        """See :class:`~kd_lightning.models.anatomy.places.Anatomy`."""
         last = [f"layer{stage}.{units - 1}" for stage, units in enumerate(self.UNITS, start=1)]
         return Anatomy(
             stem="relu",
@@ -182,7 +182,7 @@ class ShuffleNetV2(nn.Module):
         self.linear = nn.Linear(1024, num_classes)
 
     def anatomy(self) -> Anatomy:
-        """See :class:`~kd_lightning.models.anatomy.Anatomy`; no norm gives a whole pre-activation here."""
+        """See :class:`~kd_lightning.models.anatomy.places.Anatomy`; no norm gives a whole pre-activation here."""
         return Anatomy(
             stem="relu1",
             stages=("layer1", "layer2", "layer3"),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kd_lightning.models._common import initialise
-from kd_lightning.models.anatomy import Anatomy
+from kd_lightning.models.anatomy.places import Anatomy
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -63,7 +63,7 @@ class VGG(nn.Module):
         return nn.Sequential(*layers)
 
     def anatomy(self) -> Anatomy:
-        """See :class:`~kd_lightning.models.anatomy.Anatomy`."""
+        """See :class:`~kd_lightning.models.anatomy.places.Anatomy`."""
         return Anatomy(
             stem="relu0",
             stages=("relu1", "relu2", "relu3", "relu4"),

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from kd_lightning.models._common import conv, initialise
-from kd_lightning.models.anatomy import Anatomy
+from kd_lightning.models.anatomy.places import Anatomy
 
 
 class PreActBlock(nn.Module):
@@ -77,7 +77,7 @@ class WideResNet(nn.Module):
         return nn.Sequential(OrderedDict(layer=layer))
 
     def anatomy(self) -> Anatomy:
-        """See :class:`~kd_lightning.models.anatomy.Anatomy`."""
+        """See :class:`~kd_lightning.models.anatomy.places.Anatomy`."""
         return Anatomy(
             stem="conv1",
             stages=("block2.layer.0.relu1", "block3.layer.0.relu1", "relu"),

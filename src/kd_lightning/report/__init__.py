@@ -1,0 +1,1 @@
+"""What people read of a comparison: tables, pages, and the page of a run."""

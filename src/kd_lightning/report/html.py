@@ -10,17 +10,17 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from kd_lightning import __version__
-from kd_lightning.report import format as fmt
-from kd_lightning.report.balance import balance, class_rows
+from kd_lightning.comparison.results import Comparison
+from kd_lightning.measures import format as fmt
 from kd_lightning.report.choices import choice_rows, paper_protocol
 from kd_lightning.report.markdown import markdown
 from kd_lightning.report.numbers import metrics
-from kd_lightning.report.pictures import samples, shown_each
-from kd_lightning.report.plots import sections
-from kd_lightning.report.results import Comparison
-from kd_lightning.report.svg import looks
+from kd_lightning.report.plots.balance import balance, class_rows
+from kd_lightning.report.plots.pictures import samples, shown_each
+from kd_lightning.report.plots.sections import sections
+from kd_lightning.report.plots.svg import looks
 from kd_lightning.report.tables import main_table, test_table
+from kd_lightning.version import __version__
 
 MARKS = {"gain": "▲", "loss": "▼", "none": "=", "unknown": "?"}
 HEADS = {"gain": ("Distillation helps", "Better"), "loss": ("Distillation hurts", "Worse")}

@@ -6,11 +6,11 @@ import html
 import re
 from collections.abc import Sequence
 
-from kd_lightning.report import format as fmt
-from kd_lightning.report.balance import balance, class_rows
+from kd_lightning.comparison.results import Comparison
+from kd_lightning.measures import format as fmt
 from kd_lightning.report.choices import choice_rows, paper_protocol
+from kd_lightning.report.plots.balance import balance, class_rows
 from kd_lightning.report.probe_tables import cka_rows, front_rows, gradient_rows, pair_rows, robust_rows
-from kd_lightning.report.results import Comparison
 from kd_lightning.report.tables import main_table, test_table
 
 SPECIAL = re.compile(r"([\\`*_\[\]|#~$!])")

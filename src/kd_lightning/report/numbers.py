@@ -6,14 +6,14 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from kd_lightning.report import robustness
-from kd_lightning.report.alike import similarity_of
-from kd_lightning.report.balance import balance
-from kd_lightning.report.confusion import MOST_CLASSES, confused_pairs, counts
-from kd_lightning.report.gradients import pull
-from kd_lightning.report.measured import under
-from kd_lightning.report.results import Comparison, Contrast, Measured
-from kd_lightning.report.tradeoff import COSTS, fronts
+from kd_lightning.comparison.measured import under
+from kd_lightning.comparison.results import Arm, Comparison, Contrast
+from kd_lightning.measures import robustness
+from kd_lightning.report.plots.alike import similarity_of
+from kd_lightning.report.plots.balance import balance
+from kd_lightning.report.plots.confusion import MOST_CLASSES, confused_pairs, counts
+from kd_lightning.report.plots.gradients import pull
+from kd_lightning.report.plots.tradeoff import COSTS, fronts
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
@@ -40,14 +40,14 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     return _plain(data | more)  # type: ignore[no-any-return]
 
 
-def _arm(comparison: Comparison, arm: Measured) -> dict[str, Any]:
+def _arm(comparison: Comparison, arm: Arm) -> dict[str, Any]:
     names = sorted({name for row in arm.metrics for name in row})
     result: dict[str, Any] = {
         name: asdict(summary) | {"values": [row[name] for row in arm.metrics if name in row]}
         for name in names
         if (summary := arm.summary(name))
     }
-    result["seeds"], result["cost"] = arm.seeds, arm.arm.cost.to_dict()
+    result["seeds"], result["cost"] = arm.seeds, arm.cost.to_dict()
     result["train_seconds"] = arm.train_seconds
     if comparison.kind.classes:
         even = balance(comparison, arm)
@@ -57,16 +57,16 @@ def _arm(comparison: Comparison, arm: Measured) -> dict[str, Any]:
     return result | {"pareto": on} | _probes(arm)
 
 
-def _cost(arm: Measured, key: str) -> float | None:
-    return COSTS[key][1](arm.arm.cost)
+def _cost(arm: Arm, key: str) -> float | None:
+    return COSTS[key][1](arm.cost)
 
 
-def _probes(arm: Measured) -> dict[str, Any]:
+def _probes(arm: Arm) -> dict[str, Any]:
     """What is measured beyond the logits of the test split, as far as it was."""
     result: dict[str, Any] = {}
     if 0 < len(arm.class_mean) <= MOST_CLASSES:
         result["confusion"] = counts(arm).tolist()
-    if kinds := arm.arm.runs[0].robustness:
+    if kinds := arm.runs[0].robustness:
         clean = under(arm, next(kind for kind in kinds if kind != "clean"))[0]
         result["robustness"] = {"clean": clean} | {kind: under(arm, kind)[1:] for kind in kinds if kind != "clean"}
     if one := similarity_of(arm):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from kd_lightning.report import format as fmt
-from kd_lightning.report import robustness
-from kd_lightning.report.alike import similarity_of
-from kd_lightning.report.confusion import confused_pairs
-from kd_lightning.report.gradients import pull
-from kd_lightning.report.measured import under
-from kd_lightning.report.results import Comparison
-from kd_lightning.report.tradeoff import COSTS, fronts
+from kd_lightning.comparison.measured import under
+from kd_lightning.comparison.results import Comparison
+from kd_lightning.measures import format as fmt
+from kd_lightning.measures import robustness
+from kd_lightning.report.plots.alike import similarity_of
+from kd_lightning.report.plots.confusion import confused_pairs
+from kd_lightning.report.plots.gradients import pull
+from kd_lightning.report.plots.tradeoff import COSTS, fronts
 
 Rows = tuple[list[str], list[list[str]]]
 
@@ -21,7 +21,7 @@ def robust_rows(comparison: Comparison) -> Rows:
         head += [f"{kind} {robustness.SCALE[kind] * one:g}" for one in strengths]
     rows = []
     for arm in comparison.arms:
-        if arm.arm.runs[0].robustness:
+        if arm.runs[0].robustness:
             values = [under(arm, kind) for kind in robustness.STRENGTHS]
             rows.append([arm.name, *map(fmt.percent, [values[0][0], *(y for ys in values for y in ys[1:])])])
     return head, rows

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kd_lightning.report import format as fmt
-from kd_lightning.report.alike import last_layer, similarity_of
-from kd_lightning.report.results import Comparison, Contrast, Measured
-from kd_lightning.report.tasks import Score
+from kd_lightning.comparison.results import Arm, Comparison, Contrast
+from kd_lightning.comparison.stats import with_sd
+from kd_lightning.measures import format as fmt
+from kd_lightning.report.plots.alike import last_layer, similarity_of
+from kd_lightning.tasks.base import Score
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,7 +35,7 @@ class Column:
 
 def main_table(comparison: Comparison) -> list[Column]:
     """The measures of every arm; those that no arm has are left out."""
-    batched = {arm.arm.cost.batched for arm in comparison.arms} - {None}
+    batched = {arm.cost.batched for arm in comparison.arms} - {None}
     batch = f"Latency, batch {batched.pop()}" if len(batched) == 1 else "Latency, batched"
     columns = [
         Column(name, unit, [cell(arm) for arm in comparison.arms], short, group)
@@ -43,11 +44,11 @@ def main_table(comparison: Comparison) -> list[Column]:
     return [column for column in columns if any(cell != fmt.DASH for cell in column.cells)]
 
 
-def _spec(batch: str) -> list[tuple[str, str, str, Callable[[Measured], str], bool]]:
+def _spec(batch: str) -> list[tuple[str, str, str, Callable[[Arm], str], bool]]:
     """Section, name, unit, text of an arm, and whether it is shown where there is little room."""
 
-    def metric(name: str, scale: float = 100, digits: int = 2) -> Callable[[Measured], str]:
-        return lambda arm: fmt.with_sd(arm.summary(name), scale, digits)
+    def metric(name: str, scale: float = 100, digits: int = 2) -> Callable[[Arm], str]:
+        return lambda arm: with_sd(arm.summary(name), scale, digits)
 
     return [
         ("result", "Perplexity", "", metric("perplexity", 1), True),
@@ -69,16 +70,16 @@ def _spec(batch: str) -> list[tuple[str, str, str, Callable[[Measured], str], bo
         ("similarity", "Rank correlation with teacher", "", metric("rank_correlation", 1, 3), False),
         ("similarity", "Spearman correlation with teacher", "%", metric("teacher_spearman"), False),
         ("similarity", "CKA, last layer", "", _last_cka, False),
-        ("tradeoff", "Parameters", "", lambda arm: fmt.quantity(arm.arm.cost.parameters), True),
-        ("tradeoff", "FLOPs", "", lambda arm: fmt.quantity(arm.arm.cost.flops), False),
-        ("tradeoff", "File size", "", lambda arm: fmt.file_size(arm.arm.cost.file_bytes), False),
-        ("tradeoff", "Latency, batch 1", "ms", lambda arm: fmt.milliseconds(arm.arm.cost.latency_ms_batch1), True),
-        ("tradeoff", batch, "ms", lambda arm: fmt.milliseconds(arm.arm.cost.latency_ms_batched), False),
+        ("tradeoff", "Parameters", "", lambda arm: fmt.quantity(arm.cost.parameters), True),
+        ("tradeoff", "FLOPs", "", lambda arm: fmt.quantity(arm.cost.flops), False),
+        ("tradeoff", "File size", "", lambda arm: fmt.file_size(arm.cost.file_bytes), False),
+        ("tradeoff", "Latency, batch 1", "ms", lambda arm: fmt.milliseconds(arm.cost.latency_ms_batch1), True),
+        ("tradeoff", batch, "ms", lambda arm: fmt.milliseconds(arm.cost.latency_ms_batched), False),
         ("tradeoff", "Training time", "", lambda arm: fmt.seconds(arm.train_seconds), False),
     ]
 
 
-def _last_cka(arm: Measured) -> str:
+def _last_cka(arm: Arm) -> str:
     found = similarity_of(arm)
     return fmt.DASH if found is None else f"{last_layer(found):.3f}"
 

@@ -1,1 +1,1 @@
-"""Tuning: ``hydra/sweeper=tune`` searches the settings of a method with Optuna, judged on validation only."""
+"""The search: one Optuna study a method, on validation only."""

@@ -7,10 +7,13 @@ The median stopping rule of Golovin et al., Google Vizier, KDD 2017, with the va
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+
+from kd_lightning.config.schema import Config
 
 CURVE = "curve.json"
 # What a job returns whose trial was stopped.
@@ -63,3 +66,12 @@ class MedianStop(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the curve."""
         self.curve = dict(state_dict["curve"])
+
+
+def watched(settings: Config, folder: Path) -> Config:
+    """The settings with the callback that a trial of a sweep needs; as they are where none asks for it."""
+    if not settings.tune.curve and settings.tune.medians is None:
+        return settings
+    node: dict[str, Any] = {"_target_": f"{MedianStop.__module__}.{MedianStop.__qualname__}", "folder": str(folder)}
+    node |= {"monitor": settings.metrics.monitor, "mode": settings.metrics.mode, "medians": settings.tune.medians}
+    return replace(settings, callbacks={**settings.callbacks, "median_stop": node})

@@ -7,19 +7,18 @@ import logging
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from kd_lightning.launch import UserAbortError
-from kd_lightning.runs import digest
+from kd_lightning.core.abort import UserAbortError
+from kd_lightning.files.runs import digest
+from kd_lightning.tuning.options import Options, Search
 from kd_lightning.tuning.stop import CURVE, STOPPED
 
 try:
@@ -36,63 +35,6 @@ log = logging.getLogger("kd_lightning")
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 # A setting of these parts that is searched would make another teacher for every value: it is held for the teacher.
 _SHARED = ("optimizer.", "scheduler.", "trainer.", "callbacks.")
-
-
-@dataclass
-class Options:
-    """The configuration of the sweeper.
-
-    Args:
-        trials: Trials of each method; those of an earlier start count.
-        batch: Trials that are started together, for a launcher with several processes.
-        space: What is searched of every method: temperature, weights, taps.
-        params: Further settings, as sweeps of Hydra's grammar; the command line goes before.
-        objectives: What the job returns, the first is shown first: validation, latency, parameters, flops, bytes.
-        prune: Stop a trial that is worse than half of the earlier ones at the same epoch (one objective, job=train).
-        sampler: tpe or random.
-        seed: Of the sampler.
-        folder: Database and winners go here.
-    """
-
-    trials: int = 20
-    batch: int = 1
-    space: Sequence[str] = ()
-    params: dict[str, str] = field(default_factory=dict)
-    objectives: Sequence[str] = ("validation",)
-    prune: bool = True
-    sampler: str = "tpe"
-    seed: int = 0
-    folder: str = "outputs/tuning"
-
-    def __post_init__(self) -> None:
-        if self.trials < 1 or self.batch < 1:
-            raise ValueError(f"hydra.sweeper: trials={self.trials} and batch={self.batch} must be at least 1.")
-        if self.sampler not in ("tpe", "random"):
-            raise ValueError(f"hydra.sweeper.sampler={self.sampler}: choose tpe or random.")
-
-
-@dataclass
-class Search:
-    """The search of one method.
-
-    Attributes:
-        method: Its name.
-        cfg: The configuration without what is searched.
-        fixed: Overrides of every trial.
-        space: What is searched.
-        held: Overrides that keep the teacher the same.
-    """
-
-    method: str
-    cfg: DictConfig
-    fixed: list[Override]
-    space: list[Dimension]
-    held: list[str]
-
-    def overrides(self, params: dict[str, Any]) -> list[str]:
-        """The command line of a trial."""
-        found = [override for dimension in self.space for override in dimension.overrides(params[dimension.name])]
-        return [*(str(one.input_line) for one in self.fixed), *self.held, *found]
 
 
 def tune(

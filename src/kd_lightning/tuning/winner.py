@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from kd_lightning.tuning.sweep import Options, Search
+    from kd_lightning.tuning.options import Options, Search
 
 # Settings of a command that are not part of an experiment.
 _LEFT_OUT = ("hydra", "tune", "job", "study", "run", "runs", "inputs", "resume", "ckpt_path", "name")

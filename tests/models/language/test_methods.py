@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kd_lightning.cache.topk import TopKCall
 from kd_lightning.core.calls import TokenCall
 from kd_lightning.core.causal import shift_targets
 from kd_lightning.core.distiller import Distiller
@@ -17,12 +18,11 @@ from kd_lightning.core.metrics import Evaluation, NegativeLogLikelihood
 from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.schedules import Progress
 from kd_lightning.core.terms import Objective, Term
-from kd_lightning.jobs._assemble import build_objective
 from kd_lightning.jobs.methods import method_infos
 from kd_lightning.losses.chunked_head import ChunkedForwardKLLoss
-from kd_lightning.models.anatomy import anatomy
+from kd_lightning.models.anatomy.find import anatomy
 from kd_lightning.models.language.tiny import tiny_bert, tiny_gpt
-from kd_lightning.teachers.topk import TopKCall
+from kd_lightning.training.distiller import build_objective
 from tests.methods.build import composed
 from tests.models.language.nets import PAD, VOCABULARY, padded, texts
 

@@ -10,7 +10,7 @@ import transformers
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from kd_lightning.conf_dir import conf_dir
+from kd_lightning.config.conf_dir import conf_dir
 from kd_lightning.core.calls import TokenCall
 from kd_lightning.models.language.bilstm import BiLSTM
 from kd_lightning.models.language.hf import hf

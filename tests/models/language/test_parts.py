@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from kd_lightning.core.calls import TokenCall
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role
-from kd_lightning.models.anatomy import anatomy
+from kd_lightning.models.anatomy.find import anatomy
 from kd_lightning.models.language.bilstm import BiLSTM
 from kd_lightning.models.language.tiny import tiny_gpt
 from kd_lightning.models.registry import load_state, load_weights, savable_state

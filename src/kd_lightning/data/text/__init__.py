@@ -1,1 +1,1 @@
-"""Text: sources, tokenizers, rows of tokens, and the data module that makes batches of them."""
+"""Texts: rows of tokens, labels, masks, packing, tokenizers."""

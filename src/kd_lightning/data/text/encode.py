@@ -212,3 +212,10 @@ def check_layout(layout: Layout, texts: Texts, tokenizer: Any) -> None:
         raise ValueError(f"The source gives prompts, which only data.task=causal_lm knows, not {layout.task}.")
     if layout.task == "masked_lm" and tokenizer.mask_token_id is None:
         raise ValueError("data.task=masked_lm needs a tokenizer with a mask token; take that of an encoder.")
+
+
+def count_classes(task: str, names: Sequence[str], vocabulary: int) -> int | None:
+    """Width of the answers of a task; None where the net decides."""
+    if task in LANGUAGE_MODELS:
+        return vocabulary
+    return {"regression": 1, "embedding": None}.get(task, len(names))

@@ -53,6 +53,11 @@ class Samples:
                 mask[held] = False
         return mask.nonzero().squeeze(1)
 
+    @property
+    def answers(self) -> Tensor:
+        """Classes, or values where the targets are values, (n,)."""
+        return self.targets if self.values is None else self.values
+
 
 def label_samples(texts: Texts, task: str) -> Samples:
     """Targets for a task.

@@ -17,20 +17,18 @@ from kd_lightning.data.loader import Signals
 from kd_lightning.data.split import NAMES, Split
 from kd_lightning.data.text.batches import Form, TextDataset, make_form
 from kd_lightning.data.text.choices import check_choices, check_found
-from kd_lightning.data.text.encode import LANGUAGE_MODELS, TASKS, Layout, check_layout
+from kd_lightning.data.text.encode import LANGUAGE_MODELS, TASKS, Layout, check_layout, count_classes
 from kd_lightning.data.text.labels import Samples, label_samples
 from kd_lightning.data.text.rows import Rows
 from kd_lightning.data.text.splits import Encoder
 from kd_lightning.data.text.teacher_tokens import TeacherTokens
-from kd_lightning.data.text.texts import TextSource, pick, training_corpus, without_duplicates
+from kd_lightning.data.text.texts import TextSource, said, training_corpus, without_duplicates
 from kd_lightning.data.text.tokenizers import TokenizerFactory, at_rest, row_length, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-
-_SIDES = ("right", "left")
 
 
 class TextDataModule(SplitDataModule):
@@ -107,7 +105,8 @@ class TextDataModule(SplitDataModule):
             raise ValueError(f"data.source must have load(), got {type(source).__name__}.")
         if not isinstance(tokenizer, TokenizerFactory):
             raise ValueError(f"data.tokenizer must have build(), got {type(tokenizer).__name__}.")
-        check_choices(task=(task, TASKS), pad=(pad, ("longest", "max")), padding_side=(padding_side, _SIDES))
+        pads, sides = ("longest", "max"), ("right", "left")
+        check_choices(task=(task, TASKS), pad=(pad, pads), padding_side=(padding_side, sides))
         if not 0 < mask_probability < 1:
             raise ValueError(f"data.mask_probability must lie between 0 and 1, got {mask_probability}.")
         self.source, self.factory, self.root, self.cache_dir = source, tokenizer, root, Path(cache_dir)
@@ -179,18 +178,13 @@ class TextDataModule(SplitDataModule):
         assert self._samples is not None
         self.class_names = self._samples.class_names
         found = {
-            "num_classes": self._count_classes(),
+            "num_classes": count_classes(self.task, self.class_names, len(self.tokenizer)),
             "vocab_size": len(self.tokenizer),
             "pad_token_id": self.tokenizer.pad_token_id,
         }
         check_found(str(self.name), {key: getattr(self, key) for key in found}, found)
         for key, value in found.items():
             setattr(self, key, value)
-
-    def _count_classes(self) -> int | None:
-        if self.task in LANGUAGE_MODELS:
-            return len(self.tokenizer)
-        return {"regression": 1, "embedding": None}.get(self.task, len(self.class_names))
 
     # ---- what is known
 
@@ -240,8 +234,7 @@ class TextDataModule(SplitDataModule):
             found, real = rows.padded(own, int(rows.lengths[own].max()))
             return torch.where(real, found["labels"], IGNORE)
         assert self._samples is not None
-        values = self._samples.targets if self._samples.values is None else self._samples.values
-        return values[rows.samples[own]]
+        return self._samples.answers[rows.samples[own]]
 
     def texts(self, split: str) -> list[str]:
         """Texts of a split by ``index``; of a pair both, of a prompt and its response both, with a tab between; of
@@ -252,8 +245,7 @@ class TextDataModule(SplitDataModule):
         rows, own, texts = self._rows[split], self._own(split), self._samples.texts
         if texts.documents or self.packing or self.blocks:
             return [str(text) for text in self.tokenizer.batch_decode(rows.lists(own), skip_special_tokens=True)]
-        columns = [pick(c, rows.samples[own]) for c in (texts.prompt, texts.text, texts.pair) if c is not None]
-        return ["\t".join(parts) for parts in zip(*columns, strict=True)]
+        return said(texts, rows.samples[own])
 
     @property
     def kind(self) -> str:

@@ -65,6 +65,12 @@ def pick(column: Sequence[Any], positions: Tensor) -> list[Any]:
     return list(column[wanted])  # type: ignore[call-overload]  # a column of `datasets` reads them together
 
 
+def said(texts: Texts, positions: Tensor) -> list[str]:
+    """These samples as people read them: of a pair both, of a prompt and its response both, with a tab between."""
+    columns = [pick(c, positions) for c in (texts.prompt, texts.text, texts.pair) if c is not None]
+    return ["\t".join(parts) for parts in zip(*columns, strict=True)]
+
+
 def in_chunks(column: Sequence[Any], positions: Tensor | None = None) -> Iterator[Any]:
     """Entries of a column one by one, read in chunks; all, or those at ``positions``."""
     positions = torch.arange(len(column)) if positions is None else positions

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kd_lightning.data.arrays import fingerprint
-from kd_lightning.packages import resolve_name
+from kd_lightning.files.packages import resolve_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

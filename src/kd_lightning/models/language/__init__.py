@@ -1,1 +1,1 @@
-"""Language models: those of transformers, tiny ones from numbers, and a BiLSTM."""
+"""Language models: tiny ones, LSTMs, any of transformers; adapters, quantised teachers."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.models.anatomy import Anatomy
+from kd_lightning.models.anatomy.places import Anatomy
 from kd_lightning.models.language.tasks import outputs
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from kd_lightning.models.hub import _resolves
+from kd_lightning.files.packages import resolve_name
+from kd_lightning.models.hub import resolves
 from kd_lightning.models.language.lora import add_lora
 from kd_lightning.models.language.quantise import quantised, settings
 from kd_lightning.models.language.stack import keep_layers
 from kd_lightning.models.language.tasks import AUTO_CLASSES, build, check_task, outputs, without_pooler
 from kd_lightning.models.registry import load_weights
-from kd_lightning.packages import resolve_name
 
 
 def hf(
@@ -147,7 +147,7 @@ def _hub(name: str) -> Iterator[None]:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"There is no folder {name}: give one that save_pretrained wrote.")
     offline = constants.HF_HUB_OFFLINE
-    if not _resolves(constants.ENDPOINT):
+    if not resolves(constants.ENDPOINT):
         constants.HF_HUB_OFFLINE = True  # else it tries for most of a minute before it gives up
     try:
         yield

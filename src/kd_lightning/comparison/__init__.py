@@ -1,0 +1,1 @@
+"""Arms measured, tested and judged; draws nothing."""

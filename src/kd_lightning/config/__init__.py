@@ -1,0 +1,1 @@
+"""Raw configuration: its shape, its checks, errors in the user's words, names of before."""

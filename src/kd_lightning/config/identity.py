@@ -1,0 +1,70 @@
+"""What of the settings decides a result: the one list, from which every key derives.
+
+A key that forgets a setting takes one result for another; a key that has too many makes finished work anew. What is not
+named here decides nothing: places, speed, what is shown, what is measured afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# fmt: off
+TRAINING = (
+    "student", "method", "optimizer", "scheduler", "callbacks", "metrics", "seed", "select", "protocol", "compile",
+)
+TRAINER = (
+    "max_epochs", "max_steps", "precision", "strategy", "devices", "gradient_clip_val",
+    "gradient_clip_algorithm", "accumulate_grad_batches", "deterministic", "limit_train_batches",
+    "limit_val_batches", "sync_batchnorm", "channels_last", "ema",
+)
+# fmt: on
+# Where and how the data is read, not what it is; its content counts by a hash.
+NOT_OF_DATA = ("root", "num_workers", "on_device", "eval_batch_size", "source")
+# Of a frozen net that was trained before, what decides its weights where the weights themselves are not at hand.
+TEACHER = ("net", "checkpoint", "body", "fit", "seed")
+# Of a frozen net, what decides its answers beside its weights.
+ANSWERS = ("net", "call")
+# What may differ between two starts of the same command.
+NOT_OF_COMMAND = ("hydra", "resume", "ckpt_path", "logger", "run", "inputs", "predict")
+
+
+def of_training(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What decides a training, beside the samples and the weights of the teacher.
+
+    Args:
+        settings: Its whole configuration, as plain values.
+    """
+    own = {key: settings[key] for key in TRAINING}
+    # What is known about a method is not what it does.
+    own["method"] = {key: value for key, value in settings["method"].items() if key != "info"}
+    trainer = {key: settings["trainer"][key] for key in TRAINER}
+    return [own, trainer, {key: value for key, value in settings["data"].items() if key not in NOT_OF_DATA}]
+
+
+def of_recipe(settings: Mapping[str, Any], taught: bool) -> dict[str, Any]:
+    """What trainings of one recipe share: all that decides one of them, less its seed.
+
+    Args:
+        settings: The whole configuration of one of them, as plain values.
+        taught: Whether it learns from a teacher.
+    """
+    own, trainer, data = of_training(settings)
+    del own["seed"]
+    teacher = {key: settings["teacher"].get(key) for key in TEACHER} if taught else {}
+    return {**own, "trainer": trainer, "data": data, "teacher": teacher}
+
+
+def of_answers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the answers of the frozen teacher, beside its weights, its precision and the samples."""
+    return {key: settings["teacher"][key] for key in ANSWERS}
+
+
+def of_step(settings: Mapping[str, Any]) -> list[Any]:
+    """What decides how long a step of the student takes, beside the batch and the machine."""
+    return [settings["student"]["net"], settings["trainer"]["channels_last"]]
+
+
+def of_command(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What two starts of one command share."""
+    return {str(key): value for key, value in settings.items() if key not in NOT_OF_COMMAND}

@@ -1,0 +1,15 @@
+"""A run that was stopped from outside."""
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger("kd_lightning")
+
+
+class UserAbortError(Exception):
+    """The run was stopped from outside: Ctrl-C (130) or SIGTERM (143)."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,1 @@
+"""Where pictures come from: a file is a source with `load() -> Arrays`."""

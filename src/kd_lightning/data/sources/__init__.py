@@ -1,1 +1,0 @@
-"""Sources: each reads one kind of data and gives :class:`kd_lightning.data.arrays.Arrays`; nothing else."""

@@ -1,0 +1,98 @@
+"""ONNX, in float32 and quantised to int8 after training; run by onnxruntime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd_lightning.core.quiet import quiet
+from kd_lightning.deploy.inputs import Inputs, dynamic_shapes, names_of, part, tensors_of
+
+USE = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+logits = session.run(["logits"], {inputs})[0]"""
+
+
+def write(net: nn.Module, examples: Inputs, path: Path) -> None:
+    """ONNX with a dynamic batch (and length, of texts); inputs are named as in ``deploy.inputs``, output ``logits``."""
+    with quiet("onnxscript", "onnx_ir", "torch.onnx"):
+        torch.onnx.export(
+            net,
+            tensors_of(part(examples, 0, 2)),
+            str(path),
+            input_names=names_of(examples),
+            output_names=["logits"],
+            dynamo=True,
+            dynamic_shapes=dynamic_shapes(examples),
+            external_data=False,
+            verbose=False,
+        )
+
+
+def write_int8(net: nn.Module, examples: Inputs, path: Path) -> None:
+    """ONNX quantised after training: int8 weights a channel, int8 activations a tensor (QDQ).
+
+    The range of every activation is the smallest and largest value that the examples give it. Signed on both sides:
+    what onnxruntime advises on x86 and ARM. Of texts only the matrix products are quantised, and the range of their
+    inputs is found for each batch: onnxruntime's advice for transformers.
+
+    Args:
+        net: The student, in eval mode.
+        examples: Calibration inputs, as the network takes them; not of the test split.
+        path: Where to.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as scratch, quiet("root", "onnxruntime"):
+        plain, ready = Path(scratch) / "plain.onnx", Path(scratch) / "ready.onnx"
+        write(net, examples, plain)
+        quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+        if not isinstance(examples, Tensor):
+            quantize_dynamic(str(ready), str(path), ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+            return
+        quantize_static(
+            str(ready),
+            str(path),
+            _Calibration(examples),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def load(path: Path) -> Callable[[Inputs], Tensor]:
+    """Runs an ONNX file on the CPU, with as many threads as PyTorch uses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    taken = {one.name for one in session.get_inputs()}  # a net may have no use for a mask
+
+    def run(inputs: Inputs) -> Tensor:
+        named = zip(names_of(inputs), tensors_of(inputs), strict=True)
+        feed = {name: tensor.numpy() for name, tensor in named if name in taken}
+        return torch.from_numpy(session.run(["logits"], feed)[0])
+
+    return run
+
+
+class _Calibration:
+    """Calibration inputs as onnxruntime asks for them, in batches."""
+
+    def __init__(self, examples: Tensor, batch: int = 32) -> None:
+        self._batches: Iterator[Tensor] = iter(torch.split(examples, batch))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch; None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch.numpy()}

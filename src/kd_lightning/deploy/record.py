@@ -1,0 +1,108 @@
+"""Where an exported student comes from: run, data, teacher, licences, software."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kd_lightning.config.schema_jobs import Export
+from kd_lightning.config.two_tokenizers import two_tokenizers
+from kd_lightning.data.base import SplitDataModule
+from kd_lightning.deploy.check import Reference
+from kd_lightning.experiment.settle import Settled
+from kd_lightning.experiment.upstream import is_given, teacher_place
+from kd_lightning.files.artifact import WEIGHTS, Artifact
+from kd_lightning.measures.cost import count_parameters
+from kd_lightning.training.objective import needs_teacher
+
+log = logging.getLogger("kd_lightning")
+
+SOFTWARE = ("kd-lightning", "torch", "lightning", "onnx", "onnxruntime", "executorch", "torchao", "numpy", "pillow")
+
+
+def describe(artifact: Artifact, data: SplitDataModule, net: nn.Module) -> dict[str, Any]:
+    """All of the record that is not measured."""
+    return {
+        "model": artifact.record["model"],
+        "task": data.kind,
+        "method": artifact.record["method"],
+        "seed": artifact.record["seed"],
+        "identity": artifact.record["identity"],
+        "run": str(artifact.folder),
+        "date": date.today().isoformat(),
+        "parameters": count_parameters(net),
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "split_fingerprint": data.split.fingerprint,
+            **{name: len(data.split[name]) for name in ("train", "validation", "test")},
+        },
+        "software": {"python": platform.python_version(), **_versions()},
+        "machine": _cpu(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def licences(export: Export, before: dict[str, str | None]) -> dict[str, str | None]:
+    """Licences as they were set; what is not set stays as an earlier export had it."""
+    given = {"student": export.license, "teacher": export.teacher_license, "data": export.data_license}
+    return {name: before.get(name) if licence is None else licence for name, licence in given.items()}
+
+
+def teacher_of(settled: Settled, reference: Reference) -> dict[str, Any] | None:
+    """Name, accuracy and folder of the teacher; no folder where it was not trained by us; None where none is used."""
+    settings = settled.settings
+    if not needs_teacher(settings.method):
+        return None
+    folder = None if is_given(settings) else _stored(settled)
+    accuracy = None if reference.teacher is None else round(reference.accuracy(reference.teacher), 6)
+    return {"name": settings.teacher.name, "accuracy": accuracy, "folder": None if folder is None else str(folder)}
+
+
+def teacher_logits(settled: Settled, run: Path) -> Tensor | None:
+    """What the teacher said of the test split when it was measured, (N, C); None where that is not kept."""
+    settings = settled.settings
+    if not needs_teacher(settings.method) or two_tokenizers(settings):  # of other tokens it says nothing here
+        return None
+    folder = run / "teacher" if is_given(settings) else _stored(settled)
+    if folder is None or not (folder / "test.safetensors").is_file():
+        return None
+    return load_file(folder / "test.safetensors")["logits"]
+
+
+def _stored(settled: Settled) -> Path | None:
+    """The teacher's folder in the store, absolute; None where it is gone."""
+    try:
+        folder = teacher_place(settled).absolute()
+    except OmegaConfBaseException as error:  # the run was made with other settings than there are now
+        log.warning(f"The teacher of this run cannot be found again: {str(error).splitlines()[0]}")
+        return None
+    return folder if (folder / WEIGHTS).is_file() else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in SOFTWARE:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    """Name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,1 @@
+"""The student behind HTTP, with a page to try it."""

@@ -1,0 +1,1 @@
+"""Recipes times seeds: trained or found finished, compared."""

@@ -1,0 +1,205 @@
+"""What the logits of the test split do not tell: robustness to corruptions, and likeness to the teacher by layer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from kd_lightning.comparison.records import Arm
+from kd_lightning.config.schema import Config
+from kd_lightning.core.taps import Taps
+from kd_lightning.data.images.module import KDDataModule
+from kd_lightning.data.images.preprocess import to_float
+from kd_lightning.files.artifact import Artifact
+from kd_lightning.files.runs import digest, write_json
+from kd_lightning.measures.robustness import STRENGTHS, corrupt, corruptions
+from kd_lightning.measures.similarity import Similarity, centred_gram, features, layers_cka
+from kd_lightning.models.anatomy.aliases import propose_aliases
+from kd_lightning.training.identity import weights_hash
+from kd_lightning.training.nets import load_net
+
+log = logging.getLogger("kd_lightning")
+
+PROBES = "probes.json"
+CORRUPTED = 2000  # test samples that are corrupted, spread over the split
+COMPARED = 512  # test samples whose representations are compared
+BATCH = 256
+
+Grams = dict[str, Tensor]
+Stored = dict[str, Any]  # contents of probes.json: what was measured -> {key, values}
+
+
+def probe_arms(arms: Sequence[Arm], data: KDDataModule, settings: Config, teacher: nn.Module | None = None) -> None:
+    """Measure every run of every arm, or take what was measured before and lies beside it.
+
+    Args:
+        arms: Their runs get ``robustness`` and ``similarity``.
+        data: Prepared data; of other than images nothing is measured.
+        settings: ``compare.robustness`` and ``compare.cka`` say what is measured.
+        teacher: The teacher's net where it was not trained here.
+    """
+    if data.image_size is None or not len(data.split.test):
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else "cpu")
+    source = _source(arms, settings, teacher)
+    likeness = _Likeness(source, data, device) if settings.compare.cka else None
+    for arm in arms:
+        for run in arm.runs:
+            own = source if arm.kind == "teacher" else copy(run)  # a copy: the net that it loads goes with it
+            if own is None or "identity" not in own.record:
+                continue
+            place = run.folder / PROBES
+            stored = _read(place)
+            if settings.compare.robustness:
+                run.robustness = _robust(own, data, device, stored, f"{run.name}, seed {run.seed}")
+            if likeness is not None and arm.kind != "teacher":
+                run.similarity = likeness.of(own, stored)
+            write_json(place, stored)
+
+
+def _source(arms: Sequence[Arm], settings: Config, net: nn.Module | None) -> Artifact | None:
+    """The teacher: of its run, else with the net that is given; None where there is neither."""
+    run = next((copy(arm.runs[0]) for arm in arms if arm.kind == "teacher"), None)
+    if run is not None and "identity" in run.record:
+        return run
+    if net is None:
+        return None
+    given = Artifact(Path(), {"identity": weights_hash(net)}, "teacher", net)
+    given.settings = replace(settings, student=settings.teacher)
+    return given
+
+
+def _robust(
+    own: Artifact, data: KDDataModule, device: torch.device, stored: Stored, label: str
+) -> dict[str, list[float]]:
+    """Accuracies under corruption, as stored or measured and put there."""
+    key = digest([own.record["identity"], data.split.fingerprint, data.fingerprint, STRENGTHS, CORRUPTED])
+    if _key(stored, "robustness") != key:
+        log.info(f"Measuring the robustness of {label} ...")
+        stored["robustness"] = {"key": key, "values": _robustness(own, data, device)}
+    values: dict[str, list[float]] = stored["robustness"]["values"]
+    return values
+
+
+class _Likeness:
+    """Compares students with one teacher, whose layers are measured once, where they are needed."""
+
+    def __init__(self, teacher: Artifact | None, data: KDDataModule, device: torch.device) -> None:
+        self.teacher, self.data, self.device = teacher, data, device
+
+    def of(self, own: Artifact, stored: Stored) -> Similarity | None:
+        """The student's likeness, as stored or measured and put there; None where no layers are known."""
+        if self.teacher is not None:
+            identities = [own.record["identity"], self.teacher.record["identity"]]
+            key = digest([*identities, self.data.split.fingerprint, self.data.fingerprint, COMPARED])
+            if _key(stored, "similarity") != key:
+                found = layers_cka(self.grams, _grams(own, self.data, self.device))
+                stored["similarity"] = {"key": key, "values": asdict(found)}
+        # Without the teacher at hand, what was measured with it before still holds.
+        if _key(stored, "similarity") is None or not stored["similarity"]["values"]["teacher"]:
+            return None
+        return Similarity(**stored["similarity"]["values"])
+
+    @cached_property
+    def grams(self) -> Grams:
+        """The teacher's layers."""
+        assert self.teacher is not None
+        return _grams(self.teacher, self.data, self.device)
+
+
+def _read(place: Path) -> Stored:
+    """What was measured before."""
+    try:
+        found = json.loads(place.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _key(stored: Stored, what: str) -> str | None:
+    """Of which net, on which samples."""
+    found = stored.get(what)
+    return str(found["key"]) if isinstance(found, dict) and {"key", "values"} <= set(found) else None
+
+
+def _positions(data: KDDataModule, most: int) -> Tensor:
+    """At most so many test samples, evenly spread."""
+    size = len(data.split.test)
+    return torch.arange(size) if size <= most else torch.linspace(0, size - 1, most).long()
+
+
+def _images(data: KDDataModule, positions: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Positions and raw images in [0, 1], batch by batch."""
+    for part in torch.split(positions, BATCH):
+        yield part, to_float(data.read("test", part)).to(device)
+
+
+def _net(own: Artifact, device: torch.device) -> nn.Module:
+    """To measure it; loaded once for both measurements."""
+    own.net = load_net(own)
+    return own.net.to(device).eval()
+
+
+@torch.no_grad()
+def _robustness(own: Artifact, data: KDDataModule, device: torch.device) -> dict[str, list[float]]:
+    """Accuracy as the images are and under every corruption, strongest last."""
+    positions = _positions(data, CORRUPTED)
+    targets = data.targets("test")
+    positions = positions[targets[positions] >= 0]
+    right = dict.fromkeys([("clean", 0.0), *corruptions()], 0)
+    net, call = _net(own, device), instantiate(own.settings.student.call)
+    for part, images in _images(data, positions, device):
+        for kind, strength in right:
+            seen = images if kind == "clean" else corrupt(images, kind, strength, int(part[0]))
+            answer = call(net, {"image": data.normalise(seen)})["logits"].argmax(1).cpu()
+            right[kind, strength] += int((answer == targets[part]).sum())
+    net.cpu()
+    result: dict[str, list[float]] = {}
+    for (kind, _), count in right.items():
+        result.setdefault(kind, []).append(count / max(len(positions), 1))
+    return result
+
+
+@torch.no_grad()
+def _grams(own: Artifact, data: KDDataModule, device: torch.device) -> Grams:
+    """Centred Gram matrices of the outputs of the stages and of the embedding; empty where none is known."""
+    net, student, name = _net(own, device), own.settings.student, own.name
+    call = instantiate(student.call)
+    layers: dict[str, str] = {}
+    rows: dict[str, list[Tensor]] = {}
+    for _, images in _images(data, _positions(data, COMPARED), device):
+        batch = {"image": data.normalise(images)}
+        if not layers:
+            layers = _layers(propose_aliases(name, net, batch["image"][:2], student.taps))
+        taps = Taps(net, layers.values(), name)
+        try:
+            call(net, batch)
+            captured = taps.take()
+        except ValueError as error:  # a layer that is used twice, or not at all
+            log.info(f"likeness by layer is not measured: {error}")
+            return {}
+        finally:
+            taps.remove()
+        for layer, spec in layers.items():
+            rows.setdefault(layer, []).append(features(captured[spec]).cpu())
+    net.cpu()
+    if not layers:
+        log.info(f"likeness by layer is not measured: no layers are known in {name}; name them under taps.stages")
+    return {layer: centred_gram(torch.cat(parts)) for layer, parts in rows.items()}
+
+
+def _layers(aliases: dict[str, Any]) -> dict[str, str]:
+    """What the report calls a layer -> where it is tapped."""
+    stages = aliases.get("all_stages", ())
+    found = {spec.partition(":")[0]: spec for spec in ([stages] if isinstance(stages, str) else stages)}
+    return found | ({"embedding": aliases["embedding"]} if aliases.get("embedding") else {})

@@ -1,0 +1,187 @@
+"""Where raw configuration ends: checked, its data built and prepared, every further training's settings as values.
+
+Interpolations are why this needs the raw configuration: under another seed, or with a part laid over the whole, they
+say something else. Below this file nobody has any, and nobody changes settings in place.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from kd_lightning.config.check import check_targets
+from kd_lightning.config.command import Command
+from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.schema import Config, Method
+from kd_lightning.config.schema_jobs import Export
+from kd_lightning.config.two_tokenizers import two_tokenizers, with_teacher_tokens
+from kd_lightning.config.values import plain, read_raw, settings_of
+from kd_lightning.data.base import SplitDataModule
+from kd_lightning.files.artifact import SETTINGS, Artifact, student_folder
+
+# Of ``student.fit``, replaced as a whole: merged, they would keep the arguments of the student's own task.
+WHOLE = ("data", "method", "metrics")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A configuration with its data.
+
+    Attributes:
+        data: Prepared.
+        raw: The configuration with the facts of the data in it; for the methods here.
+    """
+
+    data: SplitDataModule
+    raw: DictConfig
+
+    @cached_property
+    def settings(self) -> Config:
+        """Its values."""
+        return settings_of(self.raw)
+
+    def under(self, seed: int, method: dict[str, Any]) -> Config:
+        """The values of one training.
+
+        Args:
+            seed: Its seed.
+            method: Its method, as it was composed.
+        """
+        own = copy.deepcopy(self.raw)
+        own.seed, own.seeds = seed, None
+        own.method = OmegaConf.merge(OmegaConf.structured(Method), method)
+        return settings_of(own)
+
+    def with_body(self, folder: Path) -> Settled:
+        """The same with a student that starts from the body of a training."""
+        own = copy.deepcopy(self.raw)
+        own.student.body = str(folder)
+        return Settled(self.data, own)
+
+    def read_again(self) -> SplitDataModule:
+        """The data once more, for a choice of its own among the samples."""
+        return build_data(self.raw)
+
+    def of_teacher(self) -> Settled:
+        """That of the teacher's own training: its net in the place of the student, ``teacher.fit`` laid over."""
+        content: Any = OmegaConf.to_container(_before_refinement(self.raw))
+        fit = dict(content["teacher"]["fit"])
+        # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
+        content["student"] = {key: content["teacher"][key] for key in content["student"]} | {"fit": None}
+        content["method"] = fit.pop("method", content["method"])
+        content["seed"] = content["teacher"]["seed"]
+        for own in ("views", "select"):  # what the student sees of the data is not the teacher's business
+            content["data"].pop(own, None)
+        with_teacher_tokens(content)
+        raw = _laid_over(content, fit)
+        return Settled(build_data(raw) if two_tokenizers(self.settings) else self.data, raw)
+
+    def of_pilot(self) -> Config:
+        """The values of the pilot student that chooses samples: trained alone, on all of them.
+
+        Raises:
+            ValueError: There is no method to train it with.
+        """
+        if self.raw.baseline is None:
+            raise ValueError("data.select.pilot=train trains the student by the method `baseline`, which is null.")
+        own = copy.deepcopy(self.raw)
+        own.seeds, own.method = None, own.baseline
+        with open_dict(own.data):
+            own.data.select = None
+        return settings_of(own)
+
+    def of_body(self) -> Settled:
+        """That of the training of the student's body, before its task: ``student.fit`` laid over."""
+        content: Any = OmegaConf.to_container(self.raw)
+        fit = dict(content["student"]["fit"])
+        for key in WHOLE:
+            content[key] = fit.pop(key, content[key])
+        content["student"]["fit"] = None
+        content["seed"] = self.settings.teacher.seed
+        raw = _laid_over(content, fit)
+        return Settled(build_data(raw), raw)
+
+
+def settle(command: Command) -> Settled:
+    """The configuration of a command, checked, with its data.
+
+    Raises:
+        ValueError: A misspelt argument, or metrics that are not of the data's task.
+    """
+    check_targets(command.raw)
+    raw = copy.deepcopy(command.raw)
+    return Settled(build_data(raw), raw)
+
+
+def reopen(artifact: Artifact, export: Export | None = None) -> Settled:
+    """The configuration of a finished training with its data.
+
+    Args:
+        artifact: What it left.
+        export: Replaces its ``export``.
+    """
+    raw = read_raw(artifact.folder / SETTINGS)
+    data = build_data(raw)
+    if export is not None:
+        raw.export = plain(export)
+    return Settled(data, raw)
+
+
+def build_data(raw: DictConfig) -> SplitDataModule:
+    """The data, prepared; what it found out is written into the configuration for the models."""
+    data: SplitDataModule = instantiate(raw.data)
+    _check_metrics(raw, data.task)
+    data.prepare()
+    with open_dict(raw.data):
+        for key, value in data.facts.items():
+            if raw.data.get(key) is None:
+                raw.data[key] = value
+    return data
+
+
+def _check_metrics(raw: DictConfig, task: str) -> None:
+    """The metrics must be of the data's task."""
+    metrics = raw.metrics
+    if metrics.tasks is None or task in metrics.tasks:
+        return
+    shipped: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in sorted((conf_dir() / "metrics").iterdir())}
+    fitting = [f"metrics={name}" for name, one in shipped.items() if task in one.tasks]
+    raise ValueError(
+        f"The metrics, chosen on {metrics.monitor}, are of data.task={' or '.join(metrics.tasks)}; for"
+        f" data.task={task} take {' or '.join(fitting)}."
+    )
+
+
+def _laid_over(content: dict[str, Any], fit: dict[str, Any]) -> DictConfig:
+    """The configuration of a training before the main ones: a partial one laid over the whole.
+
+    Args:
+        content: The whole configuration as plain values, with the net that learns as ``student``; changed in place.
+        fit: The partial one.
+    """
+    content.update(seeds=None, ckpt_path=None, protocol="validation")
+    merged = OmegaConf.merge(OmegaConf.structured(Config), content, fit)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _before_refinement(raw: DictConfig) -> DictConfig:
+    """The configuration that the student was first trained under, where ``raw`` refines it with the same teacher.
+
+    The few epochs and the small learning rate of a refinement are not the teacher's: such a teacher would be worse than
+    the student, and spoil it.
+    """
+    source = raw.student.checkpoint
+    if not raw.student.get("quantise") or source is None or not Path(source).is_dir():
+        return raw
+    first = OmegaConf.merge(OmegaConf.structured(Config), read_raw(student_folder(Path(source)) / SETTINGS))
+    assert isinstance(first, DictConfig)
+    first.teacher.store, first.logger = raw.teacher.store, raw.logger
+    both = [[OmegaConf.to_container(one[key], resolve=True) for key in ("teacher", "data")] for one in (first, raw)]
+    return first if both[0] == both[1] else raw

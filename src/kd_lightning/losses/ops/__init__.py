@@ -1,0 +1,1 @@
+"""What several losses compute: norms, masks, pieces of logits and maps, chunks of a head."""

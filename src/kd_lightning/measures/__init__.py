@@ -1,0 +1,1 @@
+"""Pure functions that measure: cost, energy, calibration, robustness, likeness; and how numbers are written."""

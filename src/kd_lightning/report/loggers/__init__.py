@@ -1,0 +1,1 @@
+"""Loggers that also show the comparison: W&B, trackio."""

@@ -1,0 +1,1 @@
+"""One net, trained one way with one seed."""

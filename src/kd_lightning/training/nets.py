@@ -1,0 +1,113 @@
+"""Nets from their configuration and from what trainings left."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from kd_lightning.config.schema import Config, Role
+from kd_lightning.files.artifact import WEIGHTS, Artifact, student_folder
+from kd_lightning.models.compress.fake_quant import fake_quantise, without_fake_quant
+from kd_lightning.models.language.lora import has_lora, merge_lora
+from kd_lightning.models.registry import load_body, load_weights
+
+
+def build_net(role: Role, seed: int) -> nn.Module:
+    """A net from its configuration, with its checkpoint where it has one; initial weights depend on the seed only.
+
+    Raises:
+        ValueError: Where the checkpoint is of another model.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net: nn.Module = instantiate(role.net)
+    if role.checkpoint is not None:
+        load_weights(net, checkpoint_file(role.checkpoint))
+    if role.body is not None:
+        load_body(net, checkpoint_file(role.body))
+    return net
+
+
+def checkpoint_file(path: str) -> Path:
+    """The weights that a ``checkpoint`` setting means: a file, or a run folder's student.
+
+    Raises:
+        FileNotFoundError: Where there is nothing of the kind.
+    """
+    given = Path(path)
+    if given.is_file():
+        return given
+    if given.is_dir():
+        return student_folder(given) / WEIGHTS
+    raise FileNotFoundError(
+        f"checkpoint={path}: no such file or run folder. Give a .safetensors file, a file that"
+        " torch.load(weights_only=True) reads, or the folder of a finished run."
+    )
+
+
+def student_net(settings: Config, teacher: nn.Module | None = None) -> nn.Module:
+    """The student as it is trained and shipped: the configured net, in the method's wrapper where it has one."""
+    net = build_net(settings.student, settings.seed)
+    if settings.method.student_wrapper is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            if teacher is None:  # for its shapes: weights come with the student's, or are made by its training
+                teacher = instantiate(settings.teacher.net)
+            net = instantiate(settings.method.student_wrapper)(net, teacher, _zeros(settings))
+    if not settings.student.quantise:
+        return net
+    if settings.student.checkpoint is None:
+        raise ValueError(
+            "student.quantise=true refines a finished student: say which with student.checkpoint=<run>, and use a small"
+            " optimizer.lr (a tenth or less of that of its training)."
+        )
+    return fake_quantise(net)
+
+
+def _zeros(settings: Config) -> Tensor:
+    """Two samples of the data's shape."""
+    data = settings.data
+    if data.get("image_size") is None:
+        raise ValueError(f"method={settings.method.name} builds its student for images; {data['name']} has none.")
+    return torch.zeros(2, data["channels"], data["image_size"], data["image_size"])
+
+
+def load_net(artifact: Artifact) -> nn.Module:
+    """The net of a finished training in eval mode: the one at hand, or rebuilt from settings and weights.
+
+    Raises:
+        ValueError: Where weights and settings do not fit.
+    """
+    if artifact.net is not None:
+        return artifact.net
+    settings = artifact.settings
+    # Where its body came from may be gone; its weights are all in the file.
+    net = student_net(replace(settings, student=replace(settings.student, body=None)))
+    load_weights(net, artifact.weights)
+    return net.eval()
+
+
+def load_run(folder: str | Path) -> Artifact:
+    """The student of a finished run with its net, rebuilt from its settings and weights.
+
+    Args:
+        folder: Folder of a pipeline, or of one arm.
+
+    Raises:
+        FileNotFoundError: Where the folder is no finished run.
+        ValueError: Where weights and settings do not fit.
+    """
+    artifact = Artifact.open(student_folder(Path(folder)))
+    artifact.net = load_net(artifact)
+    return artifact
+
+
+def shipped(net: nn.Module) -> nn.Module:
+    """The net without what only training needs, as it is measured and exported: a copy, or itself where it is plain."""
+    net = without_fake_quant(net)
+    return merge_lora(copy.deepcopy(net)) if has_lora(net) else net

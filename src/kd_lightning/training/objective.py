@@ -1,0 +1,40 @@
+"""What a method asks for: its terms, its stages, and whether it has a teacher."""
+
+from __future__ import annotations
+
+from hydra.utils import instantiate
+
+from kd_lightning.config.schema import Method
+from kd_lightning.core.terms import Objective, Stage, Term
+
+
+def build_objective(method: Method) -> Objective:
+    """Terms and stages of a method.
+
+    Raises:
+        ValueError: A term lacks its loss, its inputs or its weight.
+    """
+    terms = []
+    for name, node in method.terms.items():
+        if node is None:
+            continue  # a term that an override took out
+        for key in ("loss", "inputs", "weight"):
+            if key not in node:
+                raise ValueError(f"method.terms.{name} lacks '{key}': a term is {{loss, inputs, weight}}.")
+        weight = node["weight"] if isinstance(node["weight"], (int, float)) else instantiate(node["weight"])
+        terms.append(Term(str(name), instantiate(node["loss"]), node["inputs"], weight))
+    stages = [
+        Stage(tuple(s["terms"]), float(s["fraction"]), None if s.get("params") is None else tuple(s["params"]))
+        for s in method.stages
+    ]
+    return Objective(terms, stages)
+
+
+def needs_teacher(method: Method) -> bool:
+    """Whether a method takes anything from a teacher."""
+    rollout = method.rollout or {}
+    writes = "teacher" in (rollout.get("role"), rollout.get("teacher"))  # text that the student learns from
+    if method.student_wrapper is not None or writes:
+        return True
+    terms = build_objective(method)
+    return any(reference.scope == "teacher" for term in terms for reference in term.references())

@@ -1,0 +1,90 @@
+"""Roles of a training: nets with their calls and taps, the teacher folded where nobody can tell, outputs checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from kd_lightning.cache.topk import TopKCall
+from kd_lightning.config import schema
+from kd_lightning.core.roles import Role
+from kd_lightning.core.terms import Objective
+from kd_lightning.models.anatomy.aliases import propose_aliases
+from kd_lightning.models.compress.fold import fold_batchnorm
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_student(role: schema.Role, net: nn.Module, example: Mapping[str, Any]) -> Role:
+    """The role that learns."""
+    call = instantiate(role.call)
+    return Role("student", net, call, propose_aliases("student", net, call.arguments(example), role.taps))
+
+
+def build_teacher(role: schema.Teacher, objective: Objective, net: nn.Module, example: Mapping[str, Any]) -> Role:
+    """The live teacher, with batch norms folded where the terms cannot tell."""
+    live = _frozen(role, net, example)
+    if role.fold and "image" in example and _only_features(objective, live):
+        live = _frozen(role, fold_batchnorm(net, example["image"]), example)
+    return live
+
+
+def _frozen(role: schema.Teacher, net: nn.Module, example: Mapping[str, Any]) -> Role:
+    call = instantiate(role.call)
+    aliases = propose_aliases("teacher", net, call.arguments(example), role.taps)
+    precision = None if role.precision is None else _dtype(role.precision)
+    if role.topk is not None:
+        call = TopKCall(call, role.topk)
+    return Role("teacher", net, call, aliases, trainable=False, precision=precision)
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise ValueError(f"teacher.precision={name}: choose {', '.join(_DTYPES)} or null.")
+    return _DTYPES[name]
+
+
+def _only_features(objective: Objective, role: Role) -> bool:
+    """Whether the terms ask the role for signals and features only: those are the same when batch norms are folded."""
+    references = [r for term in objective for r in term.references() if r.scope == role.name]
+    known = {*role.call.provides, *role.aliases}
+    return all(r.flag != "module" and r.name in known for r in references)
+
+
+def check_outputs(role: Role, example: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Teacher and student must answer with the data's classes, or tokens.
+
+    Args:
+        role: One of them.
+        example: A training batch.
+        data: The settings of the data, with what was found out about it.
+
+    Raises:
+        ValueError: With the number that it has and the one that it needs.
+    """
+    task = data.get("task", "classification")
+    if task == "embedding" or "logits" not in role.call.provides:
+        return
+    key, what = ("vocab_size", "tokens") if task in ("causal_lm", "masked_lm") else ("num_classes", "classes")
+    own = f"teacher_{key}" if role.name == "teacher" and data.get("teacher_tokenizer") is not None else key
+    expected = data[own]
+    training = role.net.training
+    role.net.eval()
+    try:
+        with torch.no_grad():
+            classes = role.call(role.net, example)["logits"].shape[-1]
+    except IndexError as error:  # of an embedding
+        raise ValueError(
+            f"The {role.name} does not know all {expected} tokens of the data ({data['name']}), or takes shorter"
+            f" texts. Set {role.name}.net.{key}=${{data.{own}}}, or a larger {role.name}.net.max_length."
+        ) from error
+    role.net.train(training)
+    if classes != expected:
+        raise ValueError(
+            f"The {role.name} answers with {classes} {what}, the data ({data['name']}) has {expected}."
+            f" Set {role.name}.net.{key}=${{data.{own}}}, or give a checkpoint that was trained on these {what}."
+        )
