@@ -41,7 +41,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "onnx": Format("student.onnx", "ONNX", onnx.write, onnx.load, onnx.USE),
     "torch_export": Format("student.pt2", "torch.export", torch_export.write, torch_export.load, torch_export.USE),
-    "onnx_int8": Format("student.int8.onnx", "ONNX int8", onnx.write_int8, onnx.load, onnx.USE, exact=False),
+    "onnx_int8": Format("student.int8.onnx", "ONNX int8", onnx.write_int8, onnx.load, onnx.USE_INT8, exact=False),
     "executorch": Format(
         "student.pte", "ExecuTorch", executorch.write, executorch.load, executorch.USE, takes=("image",)
     ),
