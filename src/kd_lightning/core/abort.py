@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
-log = logging.getLogger("kd_lightning")
-
 
 class UserAbortError(Exception):
     """The run was stopped from outside: Ctrl-C (130) or SIGTERM (143)."""

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from kd_lightning.data.arrays import IGNORE
 
-REASONS = ("teacher_wrong", "pilot_wrong", "low_confidence", "low_margin")
-"""Why a sample is left out, in the order in which the rules are asked."""
-
 
 @dataclass(frozen=True)
 class Rules:

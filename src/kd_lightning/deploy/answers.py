@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,6 @@ import torch
 
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.deploy.texts_given import read_texts
-
-log = logging.getLogger("kd_lightning")
-
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,6 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from kd_lightning.tuning.space import Dimension
-
-log = logging.getLogger("kd_lightning")
 
 
 @dataclass

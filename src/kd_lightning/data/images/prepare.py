@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import threading
@@ -23,8 +22,6 @@ from kd_lightning.data.images.encoding import Encoding
 from kd_lightning.data.images.facts import chunks
 from kd_lightning.data.images.sources.prepared import FACTS, INDEX, PLAN, ROWS, VERSION, content
 from kd_lightning.files.runs import digest, write_json
-
-log = logging.getLogger("kd_lightning")
 
 _BLOCK = 16  # images that are decoded before a thread looks whether it is to stop
 _TRIED = 32  # images that size and time are estimated on

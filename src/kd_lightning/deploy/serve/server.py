@@ -22,8 +22,6 @@ from starlette.responses import JSONResponse
 from kd_lightning.deploy.serve.gate import Gate
 from kd_lightning.deploy.serve.intake import Intake
 
-log = logging.getLogger(__name__)
-
 HERE = Path(__file__).parent
 
 
