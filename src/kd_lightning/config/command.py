@@ -16,8 +16,8 @@ class Command:
     """What a job is given.
 
     Attributes:
-        raw: The composed configuration. ``experiment.settle`` reads it, where the settings of a training depend on its
-            data, its seed and its method; nobody else does.
+        raw: The composed configuration. ``experiment.settle`` reads it, since the settings of a training depend on its
+            data, its seed and its method; and ``experiment.recipes``, for methods whose seed is still open.
     """
 
     raw: DictConfig
