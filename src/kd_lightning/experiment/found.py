@@ -14,6 +14,9 @@ from kd_lightning.config.renamed import with_canonical_names
 from kd_lightning.config.values import plain
 from kd_lightning.files.artifact import RECORD, Artifact
 
+_Described = tuple[Artifact, dict[str, Any]]
+"""An artifact with what decides its recipe, dotted."""
+
 
 def finished_below(patterns: Sequence[str]) -> list[Artifact]:
     """Artifacts of the finished trainings at or below folders or glob patterns.
@@ -36,20 +39,21 @@ def find_arms(artifacts: Iterable[Artifact]) -> list[Arm]:
     Args:
         artifacts: Of finished trainings; a second one of the same identity is left out.
     """
-    groups: list[list[Artifact]] = []
+    groups: list[list[_Described]] = []
     taken: set[str] = set()
     for artifact in artifacts:
         if artifact.record["identity"] in taken:
             continue
         taken.add(artifact.record["identity"])
+        own = (artifact, _settings(artifact))
         # The same recipe and seed with another identity, on other samples say, is another arm.
-        fitting = (g for g in groups if _same_recipe(g[0], artifact) and all(a.seed != artifact.seed for a in g))
+        fitting = (g for g in groups if _same_recipe(g[0], own) and all(a.seed != artifact.seed for a, _ in g))
         group = next(fitting, None)
         if group is None:
-            groups.append([artifact])
+            groups.append([own])
         else:
-            group.append(artifact)
-    arms = [_arm(group) for group in groups]
+            group.append(own)
+    arms = [_arm([artifact for artifact, _ in group]) for group in groups]
     arms.sort(key=lambda arm: (arm.kind != "teacher", -validation(arm)))
     _tell_apart(arms)
     return arms
@@ -93,18 +97,19 @@ def _arm(runs: list[Artifact]) -> Arm:
     return arm
 
 
-def _same_recipe(one: Artifact, other: Artifact) -> bool:
+def _same_recipe(one: _Described, other: _Described) -> bool:
     """Whether two trainings differ in the seed only, and in what follows from it."""
-    if any(one.record[key] != other.record[key] for key in ("kind", "model", "method")):
+    if any(one[0].record[key] != other[0].record[key] for key in ("kind", "model", "method")):
         return False
     return not _differences(one, other)
 
 
-def _differences(one: Artifact, other: Artifact) -> list[str]:
+def _differences(one: _Described, other: _Described) -> list[str]:
     """Settings, dotted, in which two trainings differ beside their seeds."""
-    a, b = _settings(one), _settings(other)
+    (first, a), (second, b) = one, other
+    seeds = (first.seed, second.seed)
     differ = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
-    return [key for key in differ if not (key.endswith("seed") and (a.get(key), b.get(key)) == (one.seed, other.seed))]
+    return [key for key in differ if not (key.endswith("seed") and (a.get(key), b.get(key)) == seeds)]
 
 
 def _settings(artifact: Artifact) -> dict[str, Any]:
@@ -127,9 +132,9 @@ def _tell_apart(arms: list[Arm]) -> None:
         if times == 1:
             continue
         same = [arm for arm in arms if arm.name == name]
-        differ = sorted({key for arm in same for key in _differences(same[0].runs[0], arm.runs[0])})
-        for arm in same:
-            settings = _settings(arm.runs[0])
+        firsts = [(arm.runs[0], _settings(arm.runs[0])) for arm in same]
+        differ = sorted({key for first in firsts for key in _differences(firsts[0], first)})
+        for arm, (_, settings) in zip(same, firsts, strict=True):
             told = ", ".join(f"{key.rpartition('.')[2]}={settings.get(key)}" for key in differ[:2])
             arm.name = f"{name} ({told})" if told else name
     counts = Counter(arm.name for arm in arms)
