@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kd_lightning.data.arrays import IGNORE, Arrays, fingerprint
+from kd_lightning.data.arrays import Arrays, fingerprint
 from kd_lightning.data.split import NAMES, load_split, make_split
+from kd_lightning.data.targets import IGNORE
 
 
 def arrays(targets, **kwargs):

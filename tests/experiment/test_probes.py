@@ -9,12 +9,12 @@ from kd_lightning.comparison.records import Arm
 from kd_lightning.comparison.results import compare
 from kd_lightning.measures import robustness
 from kd_lightning.measures.calibration import fit_temperature, scaled_metrics
+from kd_lightning.measures.classes import classification_metrics
 from kd_lightning.measures.similarity import centred_gram, features, layers_cka, linear_cka
 from kd_lightning.report.plots.alike import similarity_of
 from kd_lightning.report.plots.confusion import confused_pairs, counts
 from kd_lightning.report.plots.gradients import pull
 from kd_lightning.report.plots.tradeoff import front
-from kd_lightning.tasks.classification import classification_metrics
 from tests.report import build, card
 
 

@@ -16,7 +16,7 @@ from kd_lightning import load_run
 from kd_lightning.core.calls import TokenCall
 from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.deploy.student import ExportedStudent
-from kd_lightning.models.language.tasks import AUTO_CLASSES
+from kd_lightning.tasks.registry import find_task
 from tests.jobs.finished import TEXT_FILES as FILES
 
 OF_TOKENS = ("token_classification", "masked_lm", "causal_lm")
@@ -87,7 +87,7 @@ def test_transformers_alone_loads_the_folder(text_run, task):
     run = text_run(task)
     folder = run / "export" / "huggingface"
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    net = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(folder).eval()
+    net = getattr(transformers, find_task(task).head).from_pretrained(folder).eval()
     tensors = tokenizer(TEXTS, padding=True, truncation=True, padding_side="right", return_tensors="pt")
     tensors = {name: tensors[name] for name in ("input_ids", "attention_mask")}
     output, valid = net(**tensors), tensors["attention_mask"].bool()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from kd_lightning.measures import classes
 from kd_lightning.measures import cost as measure
 from kd_lightning.measures.reliability import reliability_curve
-from kd_lightning.tasks import classification as tasks
 
 LOG3 = math.log(3.0)
 
@@ -16,7 +16,7 @@ LOG3 = math.log(3.0)
 def test_metrics_by_hand():
     # Two classes, confidence 3/4 everywhere, three of four right: calibrated, although the answers are not all right.
     logits = torch.tensor([[LOG3, 0.0], [LOG3, 0.0], [0.0, LOG3], [0.0, LOG3]])
-    found = tasks.classification_metrics(logits, torch.tensor([0, 0, 1, 0]), 2)
+    found = classes.classification_metrics(logits, torch.tensor([0, 0, 1, 0]), 2)
     assert found["top1"] == pytest.approx(0.75)
     assert found["nll"] == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4, abs=1e-6)
     assert found["ece"] == pytest.approx(0.0, abs=1e-6)
@@ -27,46 +27,44 @@ def test_metrics_by_hand():
 def test_logits_within_zero_and_one_are_still_logits():
     logits = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     confidence = 1 / (1 + math.exp(-1))
-    assert tasks.classification_metrics(logits, torch.tensor([0, 0]), 2)["ece"] == pytest.approx(
+    assert classes.classification_metrics(logits, torch.tensor([0, 0]), 2)["ece"] == pytest.approx(
         1 - confidence, abs=1e-6
     )
 
 
 def test_top5_counts_the_five_best_of_more_than_five():
     logits = torch.arange(7.0).flip(0).repeat(7, 1)  # class 0 first, class 6 last
-    found = tasks.classification_metrics(logits, torch.arange(7), 7)
+    found = classes.classification_metrics(logits, torch.arange(7), 7)
     assert found["top1"] == pytest.approx(1 / 7)
     assert found["top5"] == pytest.approx(5 / 7)
 
 
 def test_metrics_refuse_other_classes():
     with pytest.raises(ValueError, match=r"do not fit 3 classes"):
-        tasks.classification_metrics(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long), 3)
+        classes.classification_metrics(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long), 3)
 
 
 def test_agreement_by_hand():
     student, teacher = torch.tensor([[0.0, 0.0, -40.0]]), torch.tensor([[LOG3, 0.0, -40.0]])
-    found = tasks.agreement(student, teacher)
+    found = classes.class_agreement(student, teacher)
     assert found["kl"] == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6)  # KL(teacher || student)
-    same = tasks.agreement(teacher, teacher)
+    same = classes.class_agreement(teacher, teacher)
     assert same == pytest.approx({"agreement": 1.0, "kl": 0.0, "rank_correlation": 1.0}, abs=1e-6)
     forward, back = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[2.0, 1.0, 0.0]])
-    assert tasks.agreement(forward, back)["rank_correlation"] == pytest.approx(-1.0)
-    assert tasks.agreement(forward, back)["agreement"] == 0.0
+    assert classes.class_agreement(forward, back)["rank_correlation"] == pytest.approx(-1.0)
+    assert classes.class_agreement(forward, back)["agreement"] == 0.0
 
 
 def test_per_class_knows_classes_without_a_sample():
     logits = nn.functional.one_hot(torch.tensor([0, 0, 1, 0]), 3).float()
-    accuracy, support = tasks.per_class(logits, torch.tensor([0, 0, 1, 1]))
+    accuracy, support = classes.per_class(logits, torch.tensor([0, 0, 1, 1]))
     assert support.tolist() == [2, 2, 0]
     assert accuracy[:2].tolist() == [1.0, 0.5]
     assert accuracy[2].isnan()
 
 
 def test_won_and_lost_are_named_by_index():
-    a = nn.functional.one_hot(torch.tensor([0, 1, 1]), 2).float()
-    b = nn.functional.one_hot(torch.tensor([0, 0, 0]), 2).float()
-    won, lost = tasks.won_and_lost(a, b, torch.tensor([0, 0, 1]), torch.tensor([7, 8, 9]))
+    won, lost = classes.won_and_lost(torch.tensor([1, 0, 1]) > 0, torch.tensor([1, 1, 0]) > 0, torch.tensor([7, 8, 9]))
     assert (won.tolist(), lost.tolist()) == ([8], [9])
 
 

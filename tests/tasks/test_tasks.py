@@ -81,7 +81,9 @@ def test_a_loss_of_likelihood_is_a_loss():
 def test_figures_of_the_whole_split_go_before_those_of_the_sample():
     target = torch.arange(N) % 5
     arms = arms_of(
-        lambda name, seed: noise(name, seed, N, 5), target, lambda name, seed: {"nll": 1.0 + 0.01 * seed, "top1": 0.5}
+        lambda name, seed: noise(name, seed, N, 5),
+        target,
+        lambda name, seed: {"nll": 1.0 + 0.01 * seed, "perplexity": 2.8, "top1": 0.5},
     )
     comparison = compare(arms, [], task="causal_lm")
     assert comparison.arm("student + kd").of_seeds("nll", [0, 1, 2]) == [1.0, 1.01, 1.02]

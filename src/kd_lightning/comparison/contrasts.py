@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kd_lightning.comparison import stats
 from kd_lightning.comparison.records import Arm
+from kd_lightning.measures.classes import won_and_lost
 from kd_lightning.measures.format import points
 from kd_lightning.tasks.base import Task
-from kd_lightning.tasks.classification import won_and_lost
 
 HIDDEN_DROP = 0.02  # a class that falls by this much while the mean does not fall is worth a warning
 
@@ -86,15 +86,17 @@ def contrast_all(
 
 def _contrast(base: Arm, arm: Arm, alpha: float, task: Task) -> Contrast:
     seeds = [seed for seed in base.seeds if seed in arm.seeds]
-    pairs = [(base.run(seed), arm.run(seed)) for seed in seeds] if task.classes else []
-    rights = [(a.logits.argmax(1) == a.target, b.logits.argmax(1) == b.target) for a, b in pairs]
+    rights = [
+        (a, b)
+        for seed in seeds
+        if (a := _right(base, seed, task)) is not None and (b := _right(arm, seed, task)) is not None
+    ]
     scores, others = base.of_seeds(task.score.key, seeds), arm.of_seeds(task.score.key, seeds)
     test = stats.paired_test(scores, others, alpha)
     nothing = torch.empty(0, dtype=torch.long)
     won, lost = nothing, nothing
-    if pairs:
-        a, b = pairs[0]
-        won, lost = won_and_lost(a.logits, b.logits, a.target, a.index)
+    if rights:
+        won, lost = won_and_lost(*rights[0], base.run(seeds[0]).index)
     return Contrast(
         name=arm.name,
         reference=base.name,
@@ -107,6 +109,11 @@ def _contrast(base: Arm, arm: Arm, alpha: float, task: Task) -> Contrast:
         won=won,
         lost=lost,
     )
+
+
+def _right(arm: Arm, seed: int, task: Task) -> Tensor | None:
+    run = arm.run(seed)
+    return task.right(run.logits, run.target)
 
 
 def _hidden(base: Arm, arm: Arm, contrast: Contrast, class_names: Sequence[str], alpha: float) -> list[str]:

@@ -9,8 +9,8 @@ import torch
 from kd_lightning.comparison.records import Arm
 from kd_lightning.files.artifact import Artifact
 from kd_lightning.measures.calibration import scaled_metrics
+from kd_lightning.measures.classes import per_class
 from kd_lightning.tasks.base import Task
-from kd_lightning.tasks.classification import per_class
 
 
 def measure_arm(arm: Arm, task: Task, alpha: float) -> Arm:

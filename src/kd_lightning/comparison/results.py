@@ -14,9 +14,10 @@ from torch import Tensor
 from kd_lightning.comparison.contrasts import Contrast, contrast_all
 from kd_lightning.comparison.measured import add_agreement, measure_arm
 from kd_lightning.comparison.records import Arm, Cost
-from kd_lightning.tasks.base import Score, Task
-from kd_lightning.tasks.classification import per_class
-from kd_lightning.tasks.registry import TASKS
+from kd_lightning.measures.classes import per_class
+from kd_lightning.tasks.base import Task
+from kd_lightning.tasks.registry import find_task
+from kd_lightning.tasks.score import Score
 
 __all__ = ["Arm", "Comparison", "Contrast", "Cost", "compare"]
 
@@ -43,12 +44,18 @@ class Comparison:
     @property
     def kind(self) -> Task:
         """What is measured of the task."""
-        return TASKS[self.task]
+        return find_task(self.task)
 
     @property
     def score(self) -> Score:
         """What arms are judged by."""
         return self.kind.score
+
+    @property
+    def of_all(self) -> list[str]:
+        """Names of the measures that are of the whole split, where the rows are an even sample of it."""
+        whole = {key for arm in self.arms for run in arm.runs for key in run.whole}
+        return [one.in_a_line for one in self.kind.columns if one.key in whole]
 
     @property
     def tests(self) -> list[Contrast]:
@@ -144,12 +151,12 @@ def compare(
         alpha: level of the tests and intervals.
         pairs: (arm, reference) that are tested, in place of every student against `reference`; an arm may occur with
             several references, the first of which is the one that pictures and tables of classes are about.
-        task: what the networks answer, one of `report.tasks.TASKS`.
+        task: what the networks answer: its name.
 
     Raises:
         ValueError: no arm, a name twice, an unknown reference, class names that do not fit, or other test samples.
     """
-    kind = TASKS[task]
+    kind = find_task(task)
     _check(arms, class_names, reference, kind)
     first = arms[0].runs[0]
     measured = [measure_arm(arm, kind, alpha) for arm in arms]

@@ -35,9 +35,9 @@ def of_training(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     Args:
         settings: Its whole configuration, as plain values.
     """
-    own = {key: settings[key] for key in TRAINING}
+    own = {key: _decided(settings[key]) for key in TRAINING}
     # What is known about a method is not what it does.
-    own["method"] = {key: value for key, value in settings["method"].items() if key != "info"}
+    own["method"] = {key: value for key, value in own["method"].items() if key != "info"}
     trainer = {key: settings["trainer"][key] for key in TRAINER}
     return [own, trainer, {key: value for key, value in settings["data"].items() if key not in NOT_OF_DATA}]
 
@@ -67,4 +67,11 @@ def of_step(settings: Mapping[str, Any]) -> list[Any]:
 
 def of_command(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What two starts of one command share."""
-    return {str(key): value for key, value in settings.items() if key not in NOT_OF_COMMAND}
+    return {str(key): _decided(value) for key, value in settings.items() if key not in NOT_OF_COMMAND}
+
+
+def _decided(node: Any) -> Any:
+    """What a choice says, less the mark that the task has made it (or will)."""
+    if not isinstance(node, Mapping):
+        return node
+    return {key: _decided(value) for key, value in node.items() if key != "by_task"}

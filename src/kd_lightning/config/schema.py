@@ -85,6 +85,8 @@ class Method:
     """Rewrites the batch before the step."""
     student_wrapper: Any = None
     """Partial f(student, teacher, example) -> net, for methods whose student keeps parts of the teacher."""
+    by_task: bool = False
+    """Stands for what learns from the labels alone in the task of the data: ``method=supervised``."""
     info: dict[str, Any] = field(default_factory=dict)
     """Kind, paper, year, needs: for ``job=methods``."""
 
@@ -141,7 +143,9 @@ class Metrics:
     monitor: str = MISSING
     mode: str = MISSING
     tasks: list[str] | None = None
-    """Values of data.task that these metrics can measure; null: any."""
+    """Tasks whose kind of target these metrics can measure; null: any."""
+    by_task: bool = False
+    """Stands for what the task of the data takes: ``metrics=auto``."""
     inputs: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 

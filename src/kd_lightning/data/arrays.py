@@ -9,8 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-IGNORE = -100
-"""Target of a sample that losses and metrics leave out."""
+from kd_lightning.data.targets import CLASSES, Target
 
 
 @runtime_checkable
@@ -43,7 +42,7 @@ class Arrays:
 
     Args:
         inputs: uint8 images (N, C, H, W), float images of that shape, or float features (N, D).
-        targets: (N,) int64 classes; -100 where a sample has none.
+        targets: (N,), of ``kind``: classes int64, -100 where a sample has none; values float32, nan where it has none.
         fingerprint: Hash of the content, see :func:`fingerprint`.
         class_names: One a class; None where the data has no names (they are then the class numbers).
         test: Positions of the official test split; None where there is none.
@@ -51,6 +50,7 @@ class Arrays:
         mean: Published mean a channel, images in [0, 1]; None to measure it on the training split.
         std: Published standard deviation, as ``mean``.
         decode_size: Shorter side in pixels to which image files were resized before the centre crop.
+        kind: Of the targets.
     """
 
     inputs: Inputs
@@ -62,18 +62,19 @@ class Arrays:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     decode_size: int | None = None
+    kind: Target = CLASSES
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.targets):
             raise ValueError(f"{len(self.inputs)} samples but {len(self.targets)} targets; there must be one a sample.")
         if len(self.targets) == 0:
             raise ValueError("The data set holds no samples.")
-        if self.targets.dtype != torch.int64 or self.targets.ndim != 1:
-            raise ValueError(f"Targets must be int64 (N,), got {self.targets.dtype} {tuple(self.targets.shape)}.")
-        wrong = (self.targets < 0) & (self.targets != IGNORE)
-        if wrong.any():
-            first = self.targets[wrong][0].item()
-            raise ValueError(f"{int(wrong.sum())} targets are negative (such as {first}); classes count from 0.")
+        self.kind.check(self.targets)
+
+    @property
+    def strata(self) -> Tensor:
+        """What samples are split evenly by, (N,) int64."""
+        return self.kind.strata(self.targets)
 
     @property
     def free(self) -> Tensor:

@@ -17,6 +17,7 @@ from kd_lightning.data.counter import fold_text
 from kd_lightning.data.loader import BatchDataset, EpochLoader, Signals
 from kd_lightning.data.sampler import Draw, EpochBatchSampler, count_views
 from kd_lightning.data.split import Pool, Split, default_fractions, load_split, make_split
+from kd_lightning.tasks.base import Task
 
 Batch = dict[str, Any]
 
@@ -40,6 +41,7 @@ class SplitDataModule(LightningDataModule):
             ``kd_lightning.data.select``.
 
     Attributes:
+        task: What an answer is.
         order_seed: Decides the order. Apart from ``seed``, so that trainings of several seeds see the same views and
             can share what is stored of their teacher.
         num_views: As ``views``; None for a new view in every epoch.
@@ -47,7 +49,7 @@ class SplitDataModule(LightningDataModule):
         weights: How often a training sample is shown, relative to the others, (n,); None: all once an epoch.
     """
 
-    task: str
+    task: Task
     order_seed: int
     num_views: int | None
     signals: Signals | None = None
@@ -115,7 +117,7 @@ class SplitDataModule(LightningDataModule):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """What a sample is: ``images``, ``features``, or the task of a text."""
+        """What a sample is: ``images``, ``features`` or ``text``."""
 
     @abstractmethod
     def shown(self, split: str) -> dict[int, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_lightning.data.arrays import IGNORE
+from kd_lightning.data.targets import IGNORE
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Pool(Protocol):
     """All samples of a data set, as far as splitting them is concerned; see ``Arrays``."""
 
     @property
-    def targets(self) -> Tensor: ...
+    def strata(self) -> Tensor: ...
     @property
     def fingerprint(self) -> str: ...
     @property
@@ -97,7 +97,7 @@ def load_split(path: str | Path, arrays: Pool) -> Split:
             "Remove data.split_file to split anew."
         )
     joined = torch.cat([tensors[name] for name in NAMES])
-    size = len(arrays.targets)
+    size = len(arrays.strata)
     broken = joined.dtype != torch.int64 or joined.ndim != 1 or len(set(joined.flatten().tolist())) != joined.numel()
     if broken or not len(tensors["train"]) or joined.min() < 0 or joined.max() >= size:
         raise ValueError(f"{path} is damaged: its positions overlap, or do not fit the {size} samples.")
@@ -139,9 +139,9 @@ def make_split(arrays: Pool, val_fraction: float, test_fraction: float, seed: in
             f"val_fraction={val_fraction} and test_fraction={test_fraction} must be in [0, 1) and sum to less than 1."
         )
     free = arrays.free
-    test, rest = _take(arrays.targets, free, _count(test_fraction, len(free)), fold_text(seed, "test"))
+    test, rest = _take(arrays.strata, free, _count(test_fraction, len(free)), fold_text(seed, "test"))
     count = _count(val_fraction, len(free))
-    validation, train = _take(arrays.targets, rest, min(count, len(rest)), fold_text(seed, "validation"))
+    validation, train = _take(arrays.strata, rest, min(count, len(rest)), fold_text(seed, "validation"))
     if not len(train):
         raise ValueError(f"Nothing left to train on: {len(free)} samples, {len(test)} for the test, {count} held out.")
     return Split(

@@ -18,6 +18,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", "
 
 
 STDIN = "-"
+# What a sample is named by in its answer.
+GIVEN = ("file", "text", "pair")
 
 
 def predict(student: ExportedStudent, inputs: list[str], top: int = 3, batch_size: int = 64) -> list[dict[str, Any]]:
@@ -30,7 +32,8 @@ def predict(student: ExportedStudent, inputs: list[str], top: int = 3, batch_siz
         batch_size: Pictures that go through the student at once.
 
     Returns:
-        For each file ``file`` and ``classes`` (``class``, ``probability``, best first), or ``file`` and ``error``.
+        For each file ``file`` and what the student's task says, such as ``classes`` (``class``, ``probability``, best
+        first), or ``file`` and ``error``.
 
     Raises:
         FileNotFoundError: An input does not exist, or a folder holds no pictures.
@@ -93,8 +96,8 @@ def _answer(student: ExportedStudent, files: list[Path], top: int) -> list[dict[
             images.append(student.read(file))
         except ValueError as error:
             answers[-1]["error"] = str(error)
-    classes = iter(student.classify(torch.cat(images), top)) if images else iter(())
-    return [answer if "error" in answer else {**answer, "classes": next(classes)} for answer in answers]
+    said = iter(student.say(torch.cat(images), top)) if images else iter(())
+    return [answer if "error" in answer else {**answer, **next(said)} for answer in answers]
 
 
 def _files(inputs: list[str]) -> list[Path]:
@@ -133,12 +136,13 @@ def write_answers(answers: list[dict[str, Any]], path: Path) -> None:
         path.write_text("".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers), encoding="utf-8")
         return
     with path.open("w", newline="", encoding="utf-8") as handle:
-        said = [key for key in ("value", "continuation", "tokens", "embedding") if any(key in a for a in answers)]
-        given = [key for key in ("file", "text", "pair") if any(key in a for a in answers)]
+        keys = list(dict.fromkeys(key for answer in answers for key in answer))
+        given = [key for key in GIVEN if key in keys]
+        said = [key for key in keys if key not in (*GIVEN, "classes", "cut", "error")]
         columns = [*given, *(said or ["class", "probability"]), "error"]
         writer = csv.DictWriter(handle, columns, extrasaction="ignore")
         writer.writeheader()
         for answer in answers:
             row = {**answer, **answer.get("classes", [{}])[0]}
-            lists = {key: json.dumps(row[key], ensure_ascii=False) for key in ("tokens", "embedding") if key in row}
+            lists = {k: json.dumps(v, ensure_ascii=False) for k, v in row.items() if isinstance(v, (list, dict))}
             writer.writerow(row | lists)

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from kd_lightning.deploy.check import LATENCY_BATCH, SCORES
+from kd_lightning.deploy.check import LATENCY_BATCH
 from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.measures.format import clean, file_size, milliseconds, percent, quantity
-from kd_lightning.models.language.tasks import AUTO_CLASSES
-from kd_lightning.tasks.registry import TASKS
+from kd_lightning.tasks.base import Task
+from kd_lightning.tasks.registry import find_task
 
 HEADINGS = (
     "file", "format", "size", "score %", "as PyTorch %", "as teacher %", "difference", "ms for 1",
     f"ms for {LATENCY_BATCH}",
 )  # fmt: skip
-
-
-# Task -> Hugging Face's name of it, and what the student is.
-TAGS = {
-    "images": ("image-classification", "An image classifier"),
-    "features": ("tabular-classification", "A classifier"),
-    "classification": ("text-classification", "A text classifier"),
-    "token_classification": ("token-classification", "A token classifier"),
-    "regression": ("text-classification", "A regression of texts"),
-    "embedding": ("sentence-similarity", "An encoder of sentences"),
-    "masked_lm": ("fill-mask", "A masked language model"),
-    "causal_lm": ("text-generation", "A language model"),
-}
-ALIKE = {"regression": "Spearman's correlation with its values", "embedding": "cosine with its embeddings"}
-
 
 # How the files are called with the array `image`.
 CALLED = {"inputs": '{"image": image}', "tensors": "[image]"}
@@ -100,17 +85,23 @@ def model_card(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
 
 
 def _front(record: dict[str, Any]) -> str:
-    lines = ["---", "library_name: kd_lightning", f"tags: [knowledge-distillation, {TAGS[record['task']][0]}]"]
+    lines = ["---", "library_name: kd_lightning", f"tags: [knowledge-distillation, {_called(record)[0]}]"]
     if record["license"]["student"]:
         lines.append(f"license: {clean(record['license']['student'])}")
     return "\n".join([*lines, "---"])
+
+
+def _called(record: dict[str, Any]) -> tuple[str, str]:
+    """Hugging Face's name of the task, and what the student is."""
+    card = find_task(record["task"]).card
+    return card.get(record["takes"], next(iter(card.values())))
 
 
 def _summary(record: dict[str, Any]) -> str:
     teacher = f" from the teacher {clean(record['teacher']['name'])}" if record["teacher"] else ""
     rounded = " under the rounding of int8" if record["quantise"] else ""
     return (
-        f"# {clean(record['model'])} on {clean(record['data']['name'])}\n\n{TAGS[record['task']][1]} with"
+        f"# {clean(record['model'])} on {clean(record['data']['name'])}\n\n{_called(record)[1]} with"
         f" {quantity(record['parameters'])} parameters, trained with `{clean(record['method'])}`{teacher}{rounded}"
         f" (seed {record['seed']}). Written by kd_lightning on {record['date']}."
     )
@@ -121,12 +112,11 @@ def _figures(record: dict[str, Any]) -> str:
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     teacher = record["teacher"]
     scored = teacher is not None and teacher["accuracy"] is not None
-    what = TASKS.get(record["task"], TASKS["classification"]).rows
-    alike = ALIKE.get(record["task"], f"share of the {what} with the same class")
+    task = find_task(record["task"])
     beside = f" The teacher: {percent(teacher['accuracy'])} %." if scored else ""
     return (
-        f"## Figures\n\n{table}\n\nMeasured on the {record['split']} split ({record['samples']} {what}).{beside}"
-        f" *Score*: {SCORES[record['task']]}. *As PyTorch* and *as teacher*: {alike}."
+        f"## Figures\n\n{table}\n\nMeasured on the {record['split']} split ({record['samples']} {task.rows}).{beside}"
+        f" *Score*: {task.quality_name}. *As PyTorch* and *as teacher*: {task.alike_name}."
         " *Difference*: the largest of a logit"
         " from PyTorch's, as a share of the largest logit. Times are medians for 1 sample and for"
         f" {LATENCY_BATCH}, on {clean(record['machine'])} with {record['threads']} threads."
@@ -168,7 +158,7 @@ def _use(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
     texts = preprocessing.get("kind") == "text"
     if not texts and preprocessing["image_size"] is None:
         return "## Use\n\nLoad a file as its format is loaded; it takes feature vectors."
-    called = _called_with_texts(record["task"], preprocessing["names"]) if texts else CALLED
+    called = _called_with_texts(find_task(record["task"]), preprocessing["names"]) if texts else CALLED
     files = [(FORMATS[name].title, FORMATS[name].file, FORMATS[name].use) for name in record["formats"]]
     blocks = [f"{title}:\n\n```python\n{use.format(file=file, **called)}\n```" for title, file, use in files]
     start, end = (START_TEXT.format(given=GIVEN[bool(preprocessing["pair"])]), END_TEXT) if texts else (START, END)
@@ -184,17 +174,18 @@ def _use(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
 
 def _shorter(record: dict[str, Any], preprocessing: dict[str, Any]) -> str:
     """The same through this package."""
-    text = f"a {preprocessing['mask_token']} text" if record["task"] == "masked_lm" else "a text"
+    within = find_task(record["task"]).must_hold
+    text = f"a {preprocessing[within]} text" if within else "a text"
     given = '("a text", "another text")' if preprocessing["pair"] else f'"{text}"'
     return SHORTER.format(backend=next(iter(record["formats"]), "onnx"), text=given)
 
 
-def _called_with_texts(task: str, names: list[str]) -> dict[str, str]:
+def _called_with_texts(task: Task, names: list[str]) -> dict[str, str]:
     """How the files are called with the arrays in ``inputs``."""
     taken = "{one.name: inputs[one.name] for one in session.get_inputs()}"
     tensors = f"[inputs[name] for name in {names}]"
-    answer = ".last_hidden_state.mean(1)" if task == "embedding" else ".logits"
-    return {"inputs": taken, "tensors": tensors, "names": str(names), "auto": AUTO_CLASSES[task], "answer": answer}
+    answer = ".logits" if task.output == "logits" else ".last_hidden_state.mean(1)"
+    return {"inputs": taken, "tensors": tensors, "names": str(names), "auto": task.head, "answer": answer}
 
 
 def _origin(record: dict[str, Any]) -> str:

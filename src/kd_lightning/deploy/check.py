@@ -11,22 +11,10 @@ from torch import Tensor, nn
 
 from kd_lightning.deploy.inputs import Inputs, part
 from kd_lightning.measures.cost import latency
-from kd_lightning.tasks.embedding import embedding_agreement
-from kd_lightning.tasks.regression import regression_metrics
+from kd_lightning.tasks.base import Task
 
 LATENCY_BATCH = 64
 
-# Task -> what the accuracy of its figures is.
-SCORES = {
-    "images": "accuracy",
-    "features": "accuracy",
-    "classification": "accuracy",
-    "token_classification": "accuracy of tokens",
-    "regression": "Spearman's correlation",
-    "embedding": "cosine with PyTorch",
-    "masked_lm": "accuracy of masked tokens",
-    "causal_lm": "accuracy of the next token",
-}
 REFINE = (
     "Refine it under int8 (student.quantise=true student.checkpoint=<run>), or calibrate with more samples"
     " (export.calibration=1000). "
@@ -40,31 +28,22 @@ class Reference:
     Attributes:
         logits: (N, C) of the student in PyTorch; a row is a sample, or a token that has a target.
         target: (N,) classes, -100 where there is none; or values.
+        task: What an answer is.
         teacher: (N, C) logits of the teacher, or None.
     """
 
     logits: Tensor
     target: Tensor
+    task: Task
     teacher: Tensor | None = None
 
     def accuracy(self, logits: Tensor) -> float:
-        """Share of right answers among the samples that have a class; of values, Spearman's correlation; of
-        embeddings, the cosine with PyTorch's."""
-        if self.target.is_floating_point():
-            if logits.shape[1] == 1:
-                return regression_metrics(logits, self.target)["spearman"]
-            return embedding_agreement(logits, self.logits)["cosine"]
-        known = self.target >= 0
-        return _same(logits.argmax(1)[known], self.target[known])
+        """What these outputs are worth: ``quality`` of the task."""
+        return self.task.quality(logits, self.target, self.logits)
 
     def alike(self, logits: Tensor, others: Tensor) -> float:
-        """How alike two outputs are: the share of rows with the same class; of values, Spearman's correlation; of
-        embeddings, their cosine."""
-        if not self.target.is_floating_point():
-            return _same(logits.argmax(1), others.argmax(1))
-        if logits.shape[1] == 1:
-            return regression_metrics(logits, others[:, 0])["spearman"]
-        return embedding_agreement(logits, others)["cosine"]
+        """How alike two outputs are: ``alike`` of the task."""
+        return self.task.alike(logits, others)
 
     def teacher_agreement(self, logits: Tensor) -> float | None:
         """How much like the teacher's these logits are; None without a teacher."""
@@ -142,7 +121,7 @@ def measure(
 
 
 def objection(
-    figures: Figures, accuracy: float, exact: bool, tolerance: float, accuracy_drop: float, task: str = "images"
+    figures: Figures, accuracy: float, exact: bool, tolerance: float, accuracy_drop: float, what: str, remedy: str = ""
 ) -> str | None:
     """Why a file is not usable; None where it is.
 
@@ -152,7 +131,8 @@ def objection(
         exact: Whether its answers must be PyTorch's, or only as accurate.
         tolerance: Largest ``difference`` of an exact one.
         accuracy_drop: Largest loss of accuracy of another, in [0, 1].
-        task: A name in ``SCORES``.
+        what: What ``accuracy`` is, in words.
+        remedy: A sentence that says what else may be done, with a space behind it.
     """
     if exact and not figures.difference <= tolerance:
         return (
@@ -162,8 +142,8 @@ def objection(
     lost = accuracy - figures.accuracy
     if not exact and lost > accuracy_drop + 1e-9:
         return (
-            f"loses {100 * lost:.1f} points of {SCORES[task]} ({100 * accuracy:.1f} to {100 * figures.accuracy:.1f} %;"
-            f" export.accuracy_drop = {accuracy_drop:g}). {REFINE if task == 'images' else ''}Accept the loss with a"
+            f"loses {100 * lost:.1f} points of {what} ({100 * accuracy:.1f} to {100 * figures.accuracy:.1f} %;"
+            f" export.accuracy_drop = {accuracy_drop:g}). {remedy}Accept the loss with a"
             " larger export.accuracy_drop, or leave the format out."
         )
     return None

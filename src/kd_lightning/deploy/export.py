@@ -18,11 +18,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from kd_lightning.config.schema_jobs import Export
-from kd_lightning.data.arrays import IGNORE
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.sampler import Draw
+from kd_lightning.data.targets import IGNORE, find_target
 from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
-from kd_lightning.deploy.check import Figures, Reference, answers, measure, objection
+from kd_lightning.deploy.check import REFINE, Figures, Reference, answers, measure, objection
 from kd_lightning.deploy.formats import huggingface
 from kd_lightning.deploy.formats.registry import FORMATS, known_format
 from kd_lightning.deploy.inputs import Inputs, TextNet, bytes_of, tensors_of, unpacked
@@ -32,7 +32,6 @@ from kd_lightning.experiment.settle import Settled
 from kd_lightning.files.artifact import SETTINGS, WEIGHTS, Artifact
 from kd_lightning.files.runs import write_json
 from kd_lightning.report.console import console
-from kd_lightning.tasks.registry import TASKS
 from kd_lightning.training.nets import load_net, shipped
 from kd_lightning.training.predictions import KEPT
 
@@ -112,7 +111,7 @@ def deployable(artifact: Artifact, data: SplitDataModule) -> nn.Module:
         return net
     _cut_vocabulary(net, call)
     huggingface.describe(net, data.class_names, data.tokenizer)  # type: ignore[attr-defined]
-    return TextNet(net, call, tuple(arguments), TASKS[data.task].output).eval()
+    return TextNet(net, call, tuple(arguments), data.task.output).eval()
 
 
 def _cut_vocabulary(net: nn.Module, call: Any) -> None:
@@ -143,13 +142,13 @@ def _bench(net: nn.Module, data: SplitDataModule, call: Any, teacher: Tensor | N
     split = next(name for name in ("test", "validation", "train") if len(data.split[name]))
     logits = answers(_in_pytorch(net), batches(data, call, split))
     fits = split == "test" and teacher is not None and teacher.shape == logits.shape
-    reference = Reference(logits, _targets(data, split)[: len(logits)], teacher if fits else None)
+    reference = Reference(logits, _targets(data, split)[: len(logits)], data.task, teacher if fits else None)
     return _Bench(data, call, split, reference)
 
 
 def _targets(data: SplitDataModule, split: str) -> Tensor:
     """The target of every row; zeros where there is nothing to be told."""
-    if TASKS[data.task].output != "logits":
+    if find_target(data.task.target).each == "nothing":
         return torch.zeros(len(data.split[split]))
     parts = [raw["target"] for raw in data.loader(split, whole=True)]
     return torch.cat([part[part != IGNORE] if part.ndim == 2 else part for part in parts])
@@ -203,7 +202,7 @@ def _write_formats(
     failures = []
     examples = _calibration(data, bench.call, export.calibration)
     kind = "image" if isinstance(examples, Tensor) else "text"
-    task = "images" if kind == "image" else data.task
+    words = data.task.quality_name, REFINE if kind == "image" else ""
     for name in export.formats:
         form = FORMATS[name]
         if kind not in form.takes:
@@ -213,7 +212,7 @@ def _write_formats(
         partial = folder / f"partial.{form.file}"
         form.write(net, examples, partial)
         figures = bench.measure(form.load(partial), partial)
-        reason = objection(figures, accuracy, form.exact, export.tolerance, export.accuracy_drop, task)
+        reason = objection(figures, accuracy, form.exact, export.tolerance, export.accuracy_drop, *words)
         if reason is not None:
             _remove(partial)
             failures.append(f"The {form.title} file of the student {reason}")
@@ -241,7 +240,7 @@ def _save_tokenizer(data: SplitDataModule, folder: Path) -> None:
 
 
 def _write_texts(net: nn.Module, folder: Path, data: SplitDataModule, record: dict[str, Any]) -> None:
-    preprocessing = {**data.preprocessing(), "model": record["model"]}
+    preprocessing = {**data.preprocessing(), "task": data.task.name, "model": record["model"]}
     if isinstance(net, TextNet):
         _save_tokenizer(data, folder / TOKENIZER)
         preprocessing["names"] = list(net.names)

@@ -33,7 +33,8 @@ def describe(artifact: Artifact, data: SplitDataModule, net: nn.Module) -> dict[
     """All of the record that is not measured."""
     return {
         "model": artifact.record["model"],
-        "task": data.kind,
+        "task": data.task.name,
+        "takes": data.kind,
         "method": artifact.record["method"],
         "seed": artifact.record["seed"],
         "identity": artifact.record["identity"],

@@ -12,7 +12,7 @@ from torch import Tensor
 from kd_lightning.data.images.preprocess import apply_preprocessing
 from kd_lightning.deploy.formats.registry import FORMATS, known_format
 from kd_lightning.deploy.inputs import Inputs
-from kd_lightning.deploy.outputs import top_classes
+from kd_lightning.deploy.outputs import task_of
 from kd_lightning.deploy.texts import Text, TextModel, TextReader
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class ExportedStudent:
         path = exported_file(folder, backend, setting)
         self.folder, self.backend = path.parent, backend
         self.preprocessing = read_preprocessing(self.folder)
+        self.task = task_of(self.preprocessing)
         self.run = FORMATS[backend].load(path)
         self.takes_text = self.preprocessing.get("kind") == "text"
         self.reader = TextReader(self.folder / TOKENIZER, self.preprocessing) if self.takes_text else None
@@ -55,7 +56,11 @@ class ExportedStudent:
 
     def classify(self, images: Inputs, top: int = 3) -> list[list[dict[str, Any]]]:
         """The ``top`` most probable classes of each sample, best first: ``class`` and ``probability``."""
-        return top_classes(self.run(images), self.preprocessing["class_names"], top)
+        return [answer["classes"] for answer in self.say(images, top)]
+
+    def say(self, images: Inputs, top: int = 3) -> list[dict[str, Any]]:
+        """What the student says of each sample, by its task: ``classes``, ``value`` ..."""
+        return self.task.say(self.run(images), self.preprocessing["class_names"], top)
 
     def answer(self, texts: Sequence[Text], top: int = 3, new_tokens: int = 40) -> list[dict[str, Any]]:
         """What the student says of each text, by its task.
@@ -66,7 +71,7 @@ class ExportedStudent:
             new_tokens: Most tokens that a language model adds.
 
         Returns:
-            As ``kd_lightning.deploy.texts.TextModel.answer``.
+            As ``answer`` of its task, see ``kd_lightning.tasks``.
 
         Raises:
             ValueError: The student takes pictures, or other texts.

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from kd_lightning.data.text.encode import fill, ids, spaced, start_ids
 from kd_lightning.deploy.formats.registry import Runner
-from kd_lightning.deploy.outputs import top_classes
+from kd_lightning.deploy.outputs import task_of
 
 Text = str | tuple[str, str]
 """A text, or two of them where the student compares two."""
 
 # Logits of all tokens that are made at once, as numbers (512 MB of float32).
 AT_ONCE = 2**27
+# The fact of the data that says how wide an answer is where it is a token.
+VOCABULARY = "vocab_size"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class TextReader:
 
 
 class TextModel:
-    """A student (or teacher) of texts, by its task.
+    """A student (or teacher) of texts that answers as its task does; a ``kd_lightning.tasks.base.Answering``.
 
     Args:
         run: What the network takes to its answer.
@@ -101,10 +103,12 @@ class TextModel:
     def __init__(
         self, run: Runner, reader: TextReader, preprocessing: dict[str, Any], top: int = 3, new_tokens: int = 40
     ) -> None:
-        self.run, self.reader, self.top, self.new_tokens = run, reader, top, new_tokens
-        self.task, self.class_names = preprocessing["task"], preprocessing["class_names"]
+        self.run, self.read, self.prompt, self.padded = run, reader, reader.prompt, reader.padded
+        self.tokenizer, self.max_length = reader.tokenizer, reader.max_length
+        self.top, self.new_tokens = top, new_tokens
+        self.task, self.class_names = task_of(preprocessing), preprocessing["class_names"]
         self.pair = bool(preprocessing.get("pair"))
-        text = reader.tokenizer.mask_token if self.task == "masked_lm" else "a"
+        text = getattr(self.tokenizer, self.task.must_hold) if self.task.must_hold else "a"
         self.example: Text = (text, text) if self.pair else text
 
     def decode(self, request: dict[str, str]) -> Text:
@@ -115,8 +119,8 @@ class TextModel:
         """What the network says of each text.
 
         Returns:
-            ``classes`` (of the text, or for its first mask), ``value``, ``embedding``, ``tokens`` (pairs of word and
-            class) or ``continuation``; ``cut`` where only its beginning was read; ``error`` where there is no answer.
+            As ``answer`` of its task; ``cut`` where only the beginning of a text was read; ``error`` where there is no
+            answer.
 
         Raises:
             ValueError: One text where two are compared, or the other way round; or ``top`` is not positive.
@@ -126,78 +130,12 @@ class TextModel:
         if any(isinstance(text, tuple) != self.pair for text in texts):
             raise ValueError("This student compares two texts." if self.pair else "This student takes one text.")
         size = len(texts)
-        if self.task in ("causal_lm", "masked_lm"):
-            size = max(1, AT_ONCE // (self.reader.max_length * len(self.reader.tokenizer)))
+        if self.task.width == VOCABULARY:
+            size = max(1, AT_ONCE // (self.max_length * len(self.tokenizer)))
         answers: list[dict[str, Any]] = []
         for start in range(0, len(texts), max(size, 1)):
-            answers += self._some(texts[start : start + size])
+            answers += self.task.answer(texts[start : start + size], self)
         return answers
-
-    def _some(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
-        if self.task == "causal_lm":
-            return [{"continuation": said} for said in self._continuations([str(text) for text in texts])]
-        encoded = self.reader(texts, words=self.task == "token_classification")
-        output = self.run(encoded.tensors)
-        if self.task == "regression":
-            answers: list[dict[str, Any]] = [{"value": round(float(value), 6)} for value in output[:, 0]]
-        elif self.task == "embedding":
-            answers = [{"embedding": [round(x, 6) for x in row]} for row in output.tolist()]
-        elif self.task == "masked_lm":
-            answers = self._fills(encoded.tensors["input_ids"], output)
-        elif self.task == "token_classification":
-            answers = self._words(texts, encoded.first, output)
-        else:
-            answers = [{"classes": classes} for classes in top_classes(output, self.class_names, self.top)]
-        return [{**a, "cut": True} if cut else a for a, cut in zip(answers, encoded.cut, strict=True)]
-
-    def _words(self, texts: Sequence[Text], first: list[list[int]], logits: Tensor) -> list[dict[str, Any]]:
-        """The class of every word that was read, as training has it: that of its first token."""
-        found = []
-        for text, places, row in zip(texts, first, logits.argmax(-1).tolist(), strict=True):
-            words = str(text).split()[: len(places)]
-            pairs = zip(words, places, strict=True)
-            found.append({"tokens": [[word, self.class_names[row[place]]] for word, place in pairs]})
-        return found
-
-    def _fills(self, tokens: Tensor, logits: Tensor) -> list[dict[str, Any]]:
-        """The most probable tokens for the first mask of each text."""
-        tokenizer = self.reader.tokenizer
-        found: list[dict[str, Any]] = []
-        for row, scores in zip(tokens, logits, strict=True):
-            places = (row == tokenizer.mask_token_id).nonzero()
-            if not len(places):
-                read = f" among the {self.reader.max_length} tokens that are read"
-                found.append({"error": f"There is no {tokenizer.mask_token} to be filled in{read}."})
-                continue
-            best = scores[int(places[0])].float().softmax(0).topk(min(self.top, scores.shape[-1]))
-            said = [self._in_words(token) for token in best.indices.tolist()]
-            pairs = zip(said, best.values.tolist(), strict=True)
-            found.append({"classes": [{"class": token, "probability": round(p, 6)} for token, p in pairs]})
-        return found
-
-    def _in_words(self, token: int) -> str:
-        """A token as people write it; a part of a character as the tokenizer does."""
-        text = str(self.reader.tokenizer.decode([token]))
-        return str(self.reader.tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text
-
-    def _continuations(self, texts: Sequence[str]) -> list[str]:
-        """The most probable continuations, token by token; all texts that have not ended go on together."""
-        end = self.reader.tokenizer.eos_token_id
-        rows = [self.reader.prompt(text) for text in texts]
-        begin = [len(row) for row in rows]
-        going = list(range(len(rows)))
-        for _ in range(self.new_tokens):
-            tensors = self.reader.padded([rows[i] for i in going])
-            last = tensors["attention_mask"].sum(1) - 1
-            following = self.run(tensors)[torch.arange(len(going)), last].argmax(-1).tolist()
-            for i, token in zip(going, following, strict=True):
-                if token != end:
-                    rows[i].append(token)
-            going = [i for i, token in zip(going, following, strict=True) if token != end]
-            if not going:
-                break
-        tails = [row[start:] for row, start in zip(rows, begin, strict=True)]
-        return [str(text) for text in self.reader.tokenizer.batch_decode(tails, skip_special_tokens=True)]
 
 
 def _first_tokens(words: Sequence[int | None]) -> list[int]:

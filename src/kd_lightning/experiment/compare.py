@@ -112,7 +112,7 @@ def build_comparison(
     # Few enough for a report to choose from.
     looks = data.shown("test") if len(data.split.test) <= 20_000 else {}
     comparison = compare(
-        arms, data.class_names, reference, images=looks, alpha=settings.compare.alpha, pairs=pairs, task=data.task
+        arms, data.class_names, reference, images=looks, alpha=settings.compare.alpha, pairs=pairs, task=data.task.name
     )
     comparison.remarks += remarks
     return comparison

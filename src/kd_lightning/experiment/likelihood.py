@@ -11,8 +11,8 @@ from torch import nn
 from kd_lightning.comparison.records import Arm
 from kd_lightning.config.schema import Config
 from kd_lightning.config.two_tokenizers import PREFIX
-from kd_lightning.data.arrays import IGNORE
 from kd_lightning.data.base import SplitDataModule
+from kd_lightning.data.targets import IGNORE
 from kd_lightning.training.predictions import predict
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from kd_lightning.config.check import check_targets
+from kd_lightning.config.choices import published
 from kd_lightning.config.command import Command
+from kd_lightning.experiment.settle import decided
 
 ALONE = "student alone"
 PLAIN_KD = "kd"
@@ -42,7 +41,7 @@ class Recipe:
 
 def pipeline_recipes(command: Command) -> list[Recipe]:
     """The student alone, the distilled one, and where ``data.select`` chooses its samples, one that gets them all."""
-    raw = command.raw
+    raw = decided(command).raw
     name, found = f"student + {raw.method.name}", []
     if raw.baseline is not None:
         found.append(
@@ -64,12 +63,13 @@ def study_recipes(command: Command) -> list[Recipe]:
     Raises:
         ValueError: Where there is no baseline, or a method cannot be built.
     """
-    raw, study = command.raw, command.raw.study
+    raw = decided(command).raw
+    study = raw.study
     if raw.baseline is None:
         raise ValueError("job=study needs the student alone to compare with: leave baseline as it is.")
     judged = [raw.method.name] if study.methods is None else list(study.methods)
     names = [n for n in dict.fromkeys([*study.controls, *judged]) if n != raw.baseline.name]
-    nodes = [raw.method if name == raw.method.name else published(name) for name in names]
+    nodes = [raw.method if name == raw.method.name else published("method", name) for name in names]
     for node in (raw.baseline, *nodes):
         check_targets(node)
     plain = next((f"student + {node.name}" for node in nodes if node.name == PLAIN_KD), None)
@@ -86,24 +86,6 @@ def pairs(recipes: list[Recipe], present: list[str]) -> list[tuple[str, str]]:
     most = max((len(recipe.against) for recipe in recipes), default=0)
     found = [(r.name, r.against[i]) for i in range(most) for r in recipes if len(r.against) > i]
     return [(name, base) for name, base in found if name in present and base in present]
-
-
-def published(name: str) -> Any:
-    """The configuration of a method as its YAML has it, from the same folders as this command's.
-
-    Raises:
-        hydra.errors.MissingConfigException: There is no method of that name.
-    """
-    overrides = [f"method={name}"]
-    if GlobalHydra.instance().is_initialized():
-        overrides += [o for o in HydraConfig.get().overrides.hydra if "searchpath" in o]
-        return compose("config", overrides).method
-    # In a process that a launcher started.
-    sources = {source.provider: source.path for source in HydraConfig.get().runtime.config_sources}
-    if "command-line" in sources:
-        overrides.append(f"hydra.searchpath=[file://{sources['command-line']}]")
-    with initialize_config_dir(sources["main"], version_base="1.3"):
-        return compose("config", overrides).method
 
 
 def _composed(node: Any) -> dict[str, Any]:

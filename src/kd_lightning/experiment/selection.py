@@ -15,6 +15,7 @@ from kd_lightning.config.schema import Config, Role
 from kd_lightning.core.device import training_device
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.select import Rules, make_rules, select_samples
+from kd_lightning.data.targets import CLASSES, find_target
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.files.runs import is_main_process, write_json
 from kd_lightning.training.fit import fit
@@ -50,7 +51,7 @@ def select_training(settled: Settled, data: SplitDataModule, teacher: nn.Module,
     if given is None:
         return None
     rules = make_rules(given)
-    if data.task != "classification":
+    if find_target(data.task.target) is not CLASSES:
         raise ValueError(
             f"data.select judges samples by the class that the teacher gives them; data.task={data.task} has none."
             " Set data.select=null."

@@ -7,24 +7,31 @@ say something else. Below this file nobody has any, and nobody changes settings 
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kd_lightning.config.check import check_targets
+from kd_lightning.config.choices import published
 from kd_lightning.config.command import Command
-from kd_lightning.config.conf_dir import conf_dir
 from kd_lightning.config.schema import Config, Method
 from kd_lightning.config.schema_jobs import Export
 from kd_lightning.config.two_tokenizers import two_tokenizers, with_teacher_tokens
 from kd_lightning.config.values import plain, read_raw, settings_of
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.files.artifact import SETTINGS, Artifact, student_folder
+from kd_lightning.tasks.base import Task
+from kd_lightning.tasks.registry import find_task
 
+# What may stand for what the task takes, and the group that it is chosen from.
+BY_TASK = (("metrics", "metrics"), ("method", "method"), ("baseline", "method"), ("teacher.fit.method", "method"))
+# The choices that they look like until then, in conf/metrics/auto.yaml and conf/method/supervised.yaml.
+LOOKS_LIKE = {"metrics": "classification", "method": "ce"}
 # Of ``student.fit``, replaced as a whole: merged, they would keep the arguments of the student's own task.
 WHOLE = ("data", "method", "metrics")
 
@@ -75,6 +82,11 @@ class Settled:
         # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
         content["student"] = {key: content["teacher"][key] for key in content["student"]} | {"fit": None}
         content["method"] = fit.pop("method", content["method"])
+        if content["method"] is None:
+            raise ValueError(
+                f"The teacher cannot be trained: data.task={self.data.task} has no labels to learn from. Give it a"
+                " teacher.checkpoint, or set teacher.fit=null to take it as it is built."
+            )
         content["seed"] = content["teacher"]["seed"]
         for own in ("views", "select"):  # what the student sees of the data is not the teacher's business
             content["data"].pop(own, None)
@@ -115,7 +127,7 @@ def settle(command: Command) -> Settled:
         ValueError: A misspelt argument, or metrics that are not of the data's task.
     """
     check_targets(command.raw)
-    raw = copy.deepcopy(command.raw)
+    raw = copy.deepcopy(decided(command).raw)
     return Settled(build_data(raw), raw)
 
 
@@ -136,7 +148,7 @@ def reopen(artifact: Artifact, export: Export | None = None) -> Settled:
 def build_data(raw: DictConfig) -> SplitDataModule:
     """The data, prepared; what it found out is written into the configuration for the models."""
     data: SplitDataModule = instantiate(raw.data)
-    _check_metrics(raw, data.task)
+    _check_metrics(raw.metrics, data.task)
     data.prepare()
     with open_dict(raw.data):
         for key, value in data.facts.items():
@@ -145,16 +157,44 @@ def build_data(raw: DictConfig) -> SplitDataModule:
     return data
 
 
-def _check_metrics(raw: DictConfig, task: str) -> None:
-    """The metrics must be of the data's task."""
-    metrics = raw.metrics
-    if metrics.tasks is None or task in metrics.tasks:
+def decided(command: Command) -> Command:
+    """The command with what its data's task takes in the place of ``metrics=auto`` and ``method=supervised``.
+
+    The task is known before the data is read, and nothing else of it is asked here.
+
+    Raises:
+        ValueError: There is no such task, or it has no labels to learn from.
+    """
+    marked = [(place, group) for place, group in BY_TASK if OmegaConf.select(command.raw, f"{place}.by_task")]
+    task = _task(command.raw) if marked else None
+    taken = {} if task is None else {"metrics": task.metrics, "method": task.supervised}
+    if all(taken[group] == LOOKS_LIKE[group] for _, group in marked):
+        return command
+    raw = copy.deepcopy(command.raw)
+    for place, group in marked:
+        choice = taken[group]
+        if choice is None and place == "method":
+            raise ValueError(f"method=supervised: data.task={task} has no labels to learn from. Take another method.")
+        chosen = None if choice is None else OmegaConf.to_container(published(group, choice))
+        OmegaConf.update(raw, place, chosen, merge=False, force_add=True)
+    return Command(raw)
+
+
+def _task(raw: DictConfig) -> Task:
+    """The task of the data: as it is set, or as its module has it by default."""
+    name = raw.data.get("task")
+    if name is None:
+        name = inspect.signature(get_object(raw.data._target_)).parameters["task"].default
+    return find_task(name)
+
+
+def _check_metrics(metrics: Any, task: Task) -> None:
+    """The metrics must be of the kind of target that the task has."""
+    if metrics.tasks is None or task.target in {find_task(name).target for name in metrics.tasks}:
         return
-    shipped: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in sorted((conf_dir() / "metrics").iterdir())}
-    fitting = [f"metrics={name}" for name, one in shipped.items() if task in one.tasks]
     raise ValueError(
         f"The metrics, chosen on {metrics.monitor}, are of data.task={' or '.join(metrics.tasks)}; for"
-        f" data.task={task} take {' or '.join(fitting)}."
+        f" data.task={task} take metrics={task.metrics}, or metrics=auto."
     )
 
 

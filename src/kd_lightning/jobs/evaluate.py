@@ -11,7 +11,6 @@ from kd_lightning.config.command import Command
 from kd_lightning.experiment.settle import reopen
 from kd_lightning.files.artifact import required_run
 from kd_lightning.files.runs import write_json
-from kd_lightning.tasks.registry import TASKS
 from kd_lightning.training.nets import load_net, load_run
 from kd_lightning.training.predictions import predict
 
@@ -26,4 +25,4 @@ def run(command: Command, folder: Path) -> float | None:
     metrics = predict(load_net(artifact), call, "test", data).metrics(data.task)
     write_json(folder / "metrics.json", metrics)
     log.info(f"{artifact.folder}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    return metrics.get(TASKS[data.task].score.key)
+    return metrics.get(data.task.score.key)

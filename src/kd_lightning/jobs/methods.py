@@ -44,7 +44,9 @@ def load_method(name: str) -> DictConfig:
     assert isinstance(own, DictConfig)
     merged: Any = OmegaConf.create({})
     for entry in own.pop("defaults"):
-        if isinstance(entry, DictConfig):  # "/term@terms.<name>: <term>", "/rollout@rollout: <rollout>"; or _self_
+        if isinstance(entry, str) and entry != "_self_":
+            merged = load_method(entry)
+        elif isinstance(entry, DictConfig):  # "/term@terms.<name>: <term>", "/rollout@rollout: <rollout>"; or _self_
             ((place, choice),) = entry.items()
             group, _, key = str(place).strip("/").partition("@")
             OmegaConf.update(merged, key, OmegaConf.load(conf_dir() / group / f"{choice}.yaml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kd_lightning.config.command import Command
-from kd_lightning.deploy.answers import predict, predict_texts, write_answers
+from kd_lightning.deploy.answers import GIVEN, predict, predict_texts, write_answers
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.files.artifact import required_run
 
@@ -47,7 +48,7 @@ def run(command: Command, folder: Path) -> None:
 def _show(answers: list[dict[str, Any]]) -> None:
     """A table of the first answers."""
     first_column = "text" if answers and "text" in answers[0] else "file"
-    classes = any("classes" in answer for answer in answers) or first_column == "file"
+    classes = any("classes" in answer for answer in answers) or all("error" in answer for answer in answers)
     table = Table(first_column, "class", "probability", "next") if classes else Table(first_column, "answer")
     for answer in answers[:SHOWN]:
         name = escape("\t".join(answer[key] for key in (first_column, "pair") if key in answer))
@@ -67,14 +68,18 @@ def _show(answers: list[dict[str, Any]]) -> None:
 
 def _in_words(answer: dict[str, Any]) -> str:
     """An answer that is no class, in one cell."""
-    if "value" in answer:
-        return f"{answer['value']:.4g}"
-    if "continuation" in answer:
-        return str(answer["continuation"])
-    if "tokens" in answer:
-        return " ".join(f"{token}/{label}" for token, label in answer["tokens"])
-    vector = answer["embedding"]
-    return "[" + ", ".join(f"{x:.3f}" for x in vector[:4]) + f", ...] ({len(vector)} numbers)"
+    return ", ".join(_said(value) for key, value in answer.items() if key not in (*GIVEN, "cut"))
+
+
+def _said(value: Any) -> str:
+    """A number, a text, the beginning of a vector, or words with their classes."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        return "[" + ", ".join(f"{x:.3f}" for x in value[:4]) + f", ...] ({len(value)} numbers)"
+    if isinstance(value, list):
+        return " ".join("/".join(map(str, one)) if isinstance(one, list) else str(one) for one in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _output(path: str) -> Path:

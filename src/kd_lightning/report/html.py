@@ -80,6 +80,7 @@ def html(comparison: Comparison, settings: Mapping[str, Any]) -> str:
         seeds=max(len(arm.seeds) for arm in comparison.arms),
         samples=int(comparison.support.sum()),
         settings=_settings(settings),
+        listed=fmt.listed,
         version=__version__,
     )
 

@@ -10,11 +10,12 @@ from kd_lightning.comparison.results import Arm, Comparison, Contrast
 from kd_lightning.comparison.stats import with_sd
 from kd_lightning.measures import format as fmt
 from kd_lightning.report.plots.alike import last_layer, similarity_of
-from kd_lightning.tasks.base import Score
+from kd_lightning.tasks.score import Measure, Score
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+GROUPS = ("result", "calibration", "similarity", "tradeoff")
 WIDE = 5  # more arms than this are listed downwards on the console, with fewer columns
 
 
@@ -37,38 +38,23 @@ def main_table(comparison: Comparison) -> list[Column]:
     """The measures of every arm; those that no arm has are left out."""
     batched = {arm.cost.batched for arm in comparison.arms} - {None}
     batch = f"Latency, batch {batched.pop()}" if len(batched) == 1 else "Latency, batched"
-    columns = [
+    columns = [_column(one, comparison) for one in comparison.kind.columns] + [
         Column(name, unit, [cell(arm) for arm in comparison.arms], short, group)
         for group, name, unit, cell, short in _spec(batch)
     ]
+    columns.sort(key=lambda column: GROUPS.index(column.group))  # stable: a task's come before those of every task
     return [column for column in columns if any(cell != fmt.DASH for cell in column.cells)]
 
 
+def _column(measure: Measure, comparison: Comparison) -> Column:
+    cells = [with_sd(arm.summary(measure.key), measure.scale, measure.digits) for arm in comparison.arms]
+    return Column(measure.name, measure.unit, cells, measure.short, measure.group)
+
+
 def _spec(batch: str) -> list[tuple[str, str, str, Callable[[Arm], str], bool]]:
-    """Section, name, unit, text of an arm, and whether it is shown where there is little room."""
-
-    def metric(name: str, scale: float = 100, digits: int = 2) -> Callable[[Arm], str]:
-        return lambda arm: with_sd(arm.summary(name), scale, digits)
-
+    """Of every task: section, name, unit, text of an arm, and whether it is shown where there is little room."""
     return [
-        ("result", "Perplexity", "", metric("perplexity", 1), True),
-        ("result", "Top-1", "%", metric("top1"), True),
-        ("result", "Top-5", "%", metric("top5"), False),
-        ("result", "Macro F1", "%", metric("macro_f1"), False),
-        ("result", "NLL", "nats", metric("nll", 1, 3), True),
-        ("result", "Spearman correlation", "%", metric("spearman"), True),
-        ("result", "Pearson correlation", "%", metric("pearson"), False),
-        ("result", "Mean squared error", "", metric("mse", 1, 3), False),
-        ("result", "Cosine with teacher", "%", metric("cosine"), True),
-        ("result", "Corrupted top-1", "%", metric("corrupted_top1"), False),
-        ("calibration", "ECE", "%", metric("ece"), True),
-        ("calibration", "Temperature", "", metric("temperature", 1), False),
-        ("calibration", "ECE, scaled", "%", metric("ece_calibrated"), False),
-        ("calibration", "NLL, scaled", "nats", metric("nll_calibrated", 1, 3), False),
-        ("similarity", "Agreement with teacher", "%", metric("agreement"), False),
-        ("similarity", "KL from teacher", "nats", metric("kl", 1, 3), False),
-        ("similarity", "Rank correlation with teacher", "", metric("rank_correlation", 1, 3), False),
-        ("similarity", "Spearman correlation with teacher", "%", metric("teacher_spearman"), False),
+        ("result", "Corrupted top-1", "%", lambda arm: with_sd(arm.summary("corrupted_top1"), 100, 2), False),
         ("similarity", "CKA, last layer", "", _last_cka, False),
         ("tradeoff", "Parameters", "", lambda arm: fmt.quantity(arm.cost.parameters), True),
         ("tradeoff", "FLOPs", "", lambda arm: fmt.quantity(arm.cost.flops), False),
@@ -100,7 +86,8 @@ def test_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         "p (McNemar)",
     ]
     rows = [_test_row(contrast, comparison.score) for contrast in comparison.tests]
-    return (head, rows) if comparison.kind.classes else (head[:-2], [row[:-2] for row in rows])
+    told = any(contrast.samples for contrast in comparison.tests)
+    return (head, rows) if told else (head[:-2], [row[:-2] for row in rows])
 
 
 def _test_row(contrast: Contrast, score: Score) -> list[str]:

@@ -1,83 +1,105 @@
-"""One of a few classes, of samples or of tokens."""
+"""One of a few classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from kd_lightning.measures.ranks import rank_correlation
-from kd_lightning.measures.reliability import BINS
-from kd_lightning.tasks.base import Score
-
-
-def classification_metrics(logits: Tensor, target: Tensor, num_classes: int) -> dict[str, float]:
-    """Accuracy, likelihood and calibration.
-
-    Args:
-        logits: (N, C).
-        target: (N,) classes.
-        num_classes: C.
-
-    Returns:
-        `top1`, `top5` (only where C > 5; below it would say little), `macro_f1`, `ece` (15 bins, l1), all in [0, 1],
-        and `nll` in nats.
-
-    Raises:
-        ValueError: if the last dimension of the logits is not `num_classes`.
-    """
-    from torchmetrics.functional import classification as tm
-
-    if logits.ndim != 2 or logits.shape[1] != num_classes:
-        raise ValueError(
-            f"Logits of shape {tuple(logits.shape)} do not fit {num_classes} classes: need (N, {num_classes})."
-        )
-    logits = logits.float()
-    # torchmetrics takes what happens to lie in [0, 1] for probabilities, so it gets real ones.
-    probabilities = logits.softmax(dim=1)
-    result = {
-        "top1": tm.multiclass_accuracy(logits, target, num_classes, average="micro"),
-        "macro_f1": tm.multiclass_f1_score(logits, target, num_classes, average="macro"),
-        "nll": F.cross_entropy(logits, target),
-        "ece": tm.multiclass_calibration_error(probabilities, target, num_classes, n_bins=BINS, norm="l1"),
-    }
-    if num_classes > 5:
-        result["top5"] = tm.multiclass_accuracy(logits, target, num_classes, average="micro", top_k=5)
-    return {name: float(value) for name, value in result.items()}
-
-
-def agreement(logits_a: Tensor, logits_b: Tensor) -> dict[str, float]:
-    """How far a student (a) follows a teacher (b); both (N, C).
-
-    Returns:
-        `agreement` (share of equal top-1 answers), `kl` (mean KL(teacher || student) at temperature 1, nats) and
-        `rank_correlation` (mean Spearman correlation of the two orders of the classes; nan for a single class).
-    """
-    student, teacher = logits_a.float().log_softmax(1), logits_b.float().log_softmax(1)
-    return {
-        "agreement": float((student.argmax(1) == teacher.argmax(1)).float().mean()),
-        "kl": float(F.kl_div(student, teacher, log_target=True, reduction="batchmean")),
-        "rank_correlation": rank_correlation(logits_a, logits_b),
-    }
-
-
-def per_class(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy of each class (C,), nan where it has no sample, and the number of its samples (C,)."""
-    classes = logits.shape[1]
-    support = torch.bincount(target, minlength=classes)
-    right = torch.bincount(target[logits.argmax(1) == target], minlength=classes)
-    return right / support.float(), support
-
-
-def won_and_lost(logits_a: Tensor, logits_b: Tensor, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """The `index` of the samples that b gets right and a wrong (won), and the other way round (lost)."""
-    a, b = logits_a.argmax(1) == target, logits_b.argmax(1) == target
-    return index[b & ~a], index[a & ~b]
-
+from kd_lightning.measures.classes import class_agreement, classification_metrics
+from kd_lightning.tasks.base import Answer, Task
+from kd_lightning.tasks.score import Measure, Score
 
 TOP1 = Score("top1", "Top-1", "%", "points")
+LIKENESS = (
+    Measure("agreement", "Agreement with teacher", group="similarity"),
+    Measure("kl", "KL from teacher", "nats", 1, 3, group="similarity"),
+    Measure("rank_correlation", "Rank correlation with teacher", "", 1, 3, group="similarity"),
+)
+CALIBRATION = (
+    Measure("ece", "ECE", short=True, group="calibration"),
+    Measure("temperature", "Temperature", "", 1, group="calibration"),
+    Measure("ece_calibrated", "ECE, scaled", group="calibration"),
+    Measure("nll_calibrated", "NLL, scaled", "nats", 1, 3, group="calibration"),
+)
+NLL = Measure("nll", "NLL", "nats", 1, 3, short=True)
 
 
-def measures(logits: Tensor, target: Tensor) -> dict[str, float]:
-    """What a classifier is worth by itself: `classification_metrics` of logits (N, C)."""
-    return classification_metrics(logits, target, logits.shape[1])
+class Classification(Task):
+    """One of C classes for every sample."""
+
+    name = "classification"
+    target = "classes"
+    metrics = "classification"
+    score = TOP1
+    columns = (
+        Measure("top1", "Top-1", short=True),
+        Measure("top5", "Top-5"),
+        Measure("macro_f1", "Macro F1"),
+        NLL,
+        *CALIBRATION,
+        *LIKENESS,
+    )
+    classes = True
+    confidence = True
+    quality_name = "accuracy"
+    alike_name = "share of the samples with the same class"
+    head = "AutoModelForSequenceClassification"
+    view = "classes"
+    verb = "Classify"
+    card: ClassVar = {
+        "images": ("image-classification", "An image classifier"),
+        "features": ("tabular-classification", "A classifier"),
+        "text": ("text-classification", "A text classifier"),
+    }
+
+    def measures(self, outputs: Tensor, target: Tensor) -> dict[str, float]:
+        """``classification_metrics`` of logits (N, C)."""
+        return classification_metrics(outputs, target, outputs.shape[1])
+
+    def agreement(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
+        """``agreement`` (share of equal first answers), ``kl`` and ``rank_correlation``; see ``class_agreement``."""
+        return class_agreement(student, teacher)
+
+    def quality(self, outputs: Tensor, target: Tensor, exact: Tensor) -> float:
+        """Share of right answers among the rows that have a class."""
+        known = target >= 0
+        return share(outputs.argmax(1)[known] == target[known])
+
+    def alike(self, one: Tensor, other: Tensor) -> float:
+        """Share of rows with the same first answer."""
+        return share(one.argmax(1) == other.argmax(1))
+
+    def right(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Whose first answer is the class: McNemar's test is about them."""
+        return outputs.argmax(1) == target
+
+    def trivial(self, target: Tensor, width: int) -> float:
+        """The share of the most frequent class."""
+        return int(torch.bincount(target).max()) / len(target)
+
+    def say(self, outputs: Tensor, names: Sequence[str], top: int) -> list[Answer]:
+        """``classes``: the most probable ones, best first."""
+        return [{"classes": classes} for classes in top_classes(outputs, names, top)]
+
+
+def share(rows: Tensor) -> float:
+    """Of rows (N,) bool, how many are true."""
+    return float(rows.double().mean())
+
+
+def top_classes(logits: Tensor, names: Sequence[str], top: int) -> list[list[Answer]]:
+    """The ``top`` most probable classes of each row of logits (B, C), best first.
+
+    Raises:
+        ValueError: ``top`` is not positive.
+    """
+    if top < 1:
+        raise ValueError(f"At least one class must be named, not {top}.")
+    best = logits.float().softmax(1).topk(min(top, logits.shape[1]))
+    return [
+        [{"class": names[i], "probability": round(p, 6)} for p, i in zip(*row, strict=True)]
+        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]

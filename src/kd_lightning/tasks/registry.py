@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import importlib
+import inspect
+import pkgutil
+from functools import cache
 
-from kd_lightning.tasks import classification, embedding, language_model, regression
+from hydra.utils import get_object
+
+from kd_lightning import tasks
+from kd_lightning.config.explain import near
 from kd_lightning.tasks.base import Task
 
-_CLASSES = Task(classification.TOP1, classification.measures, classification.agreement, classes=True, confidence=True)
-_NEXT_TOKENS = Task(
-    language_model.TOKEN_NLL, language_model.token_metrics, classification.agreement, confidence=True, rows="tokens"
-)
 
-TASKS: dict[str, Task] = {
-    "classification": _CLASSES,
-    "token_classification": replace(_CLASSES, rows="tokens"),
-    "causal_lm": _NEXT_TOKENS,
-    "masked_lm": _NEXT_TOKENS,
-    "regression": Task(regression.SPEARMAN, regression.regression_metrics, regression.value_agreement),
-    "embedding": Task(
-        embedding.COSINE, lambda outputs, target: {}, embedding.embedding_agreement, output="sentence_embedding"
-    ),
-}
+@cache
+def known_tasks() -> dict[str, Task]:
+    """Every task of this folder: the classes of its files that have a name of their own."""
+    found: dict[str, Task] = {}
+    for file in pkgutil.iter_modules(tasks.__path__, f"{tasks.__name__}."):
+        for kind in vars(importlib.import_module(file.name)).values():
+            if inspect.isclass(kind) and issubclass(kind, Task) and kind.__module__ == file.name and kind.name:
+                found[kind.name] = kind()
+    return found
+
+
+@cache
+def find_task(name: str) -> Task:
+    """The task of a name, or at the dotted path of one in another package: of its class, or of an instance.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name in known_tasks():
+        return known_tasks()[name]
+    if "." not in name:
+        raise ValueError(
+            f"data.task={name}: there is no such task. {near(name, list(known_tasks()))} For one of your own give its"
+            " dotted path (my_package.my_module.MyTask)."
+        )
+    try:
+        found = get_object(name)
+    except Exception as error:
+        raise ValueError(f"data.task={name} cannot be imported: {error}") from error
+    task = found() if inspect.isclass(found) else found
+    if not isinstance(task, Task):
+        raise ValueError(f"data.task={name} is no kd_lightning.tasks.base.Task, but {type(task).__name__}.")
+    task.name = name
+    return task

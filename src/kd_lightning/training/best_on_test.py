@@ -14,7 +14,6 @@ import torch
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.roles import Role
 from kd_lightning.data.base import SplitDataModule
-from kd_lightning.tasks.registry import TASKS
 from kd_lightning.training.predictions import predict
 
 
@@ -39,7 +38,7 @@ class BestOnTest(pl.Callback):
             found = predict(role.net, lambda _, batch: role(batch), "test", self.data)
         for module, mode in modes.items():
             module.training = mode
-        metrics, score = found.metrics(self.data.task), TASKS[self.data.task].score
+        metrics, score = found.metrics(self.data.task), self.data.task.score
         if not self.best or score.better(metrics[score.key] - self.best[score.key]):
             self.best = {**metrics, "epoch": float(trainer.current_epoch)}
 

@@ -48,8 +48,8 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
     if training.teacher is not None:
         roles.append(build_teacher(settings.teacher, objective, training.teacher, example))
     for role in roles:
-        check_outputs(role, example, settings.data)
-    settings = replace(settings, trainer=decide_precision(settings, net, example))
+        check_outputs(role, example, data)
+    settings = replace(settings, trainer=decide_precision(settings, net, example, data.task.output))
     roles, example = _served(replace(training, settings=settings), objective, roles, example, trainings)
     rollout = instantiate(settings.method.rollout)
     if hasattr(rollout, "attach"):

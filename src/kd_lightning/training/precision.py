@@ -22,7 +22,6 @@ from kd_lightning.config.schema import Config, Trainer
 from kd_lightning.config.values import plain
 from kd_lightning.core.device import training_device
 from kd_lightning.files.runs import digest, write_json
-from kd_lightning.tasks.registry import TASKS
 
 log = logging.getLogger("kd_lightning")
 
@@ -37,13 +36,14 @@ BUDGET, FEW = 0.15, 16
 MEMORY = "precision.json"
 
 
-def decide_precision(settings: Config, student: nn.Module, example: Mapping[str, Any]) -> Trainer:
+def decide_precision(settings: Config, student: nn.Module, example: Mapping[str, Any], output: str) -> Trainer:
     """The trainer's options, with ``precision=auto`` replaced by what is best here; says why.
 
     Args:
         settings: Of the training.
         student: Its net; a copy is timed.
         example: A training batch on the CPU.
+        output: The signal that is its answer.
     """
     trainer = settings.trainer
     if trainer.precision != AUTO:
@@ -57,7 +57,7 @@ def decide_precision(settings: Config, student: nn.Module, example: Mapping[str,
     known = _read(memory)
     key = _key(settings, device, example)
     if key not in known:
-        times = time_candidates(settings, student, example, device)
+        times = time_candidates(settings, student, example, device, output)
         chosen = choose(times)
         known = {**_read(memory), key: {"precision": chosen[0], "channels_last": chosen[1], "why": _why(times)}}
         write_json(memory, known)
@@ -76,7 +76,7 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def time_candidates(
-    settings: Config, student: nn.Module, example: Mapping[str, Any], device: torch.device
+    settings: Config, student: nn.Module, example: Mapping[str, Any], device: torch.device, output: str
 ) -> dict[tuple[str, bool], float]:
     """Seconds of a training step of the student under every (precision, channels-last) that is possible."""
     image = example.get("image")
@@ -88,11 +88,11 @@ def time_candidates(
         candidates += [(HALF, layout) for layout in layouts[-1:]]
     if len(candidates) == 1:
         return {candidates[0]: 0.0}
-    call, task = instantiate(settings.student.call), settings.data.get("task") or "classification"
+    call = instantiate(settings.student.call)
     batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in example.items()}
     with torch.random.fork_rng():
         # Twice round: what the first one pays for (memory, kernels) is nobody's fault.
-        rounds = [{c: _seconds(student, call, _few(batch), c, device, task) for c in candidates} for _ in range(2)]
+        rounds = [{c: _seconds(student, call, _few(batch), c, device, output) for c in candidates} for _ in range(2)]
     return {c: min(r[c] for r in rounds) for c in candidates}
 
 
@@ -112,7 +112,7 @@ def _seconds(
     batch: Mapping[str, Any],
     candidate: tuple[str, bool],
     device: torch.device,
-    task: str,
+    output: str,
 ) -> float:
     """Median seconds of forward and backward on a copy of the net."""
     precision, channels_last = candidate
@@ -126,8 +126,8 @@ def _seconds(
         started = time.perf_counter()
         net.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == HALF):
-            output = call(net, batch)[TASKS[task].output]
-            loss = output.float().square().mean()
+            answer = call(net, batch)[output]
+            loss = answer.float().square().mean()
         loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

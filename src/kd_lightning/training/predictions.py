@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kd_lightning.data.arrays import IGNORE
 from kd_lightning.data.base import SplitDataModule
+from kd_lightning.data.targets import IGNORE, find_target
 from kd_lightning.files.artifact import Answers
-from kd_lightning.tasks.registry import TASKS
+from kd_lightning.tasks.base import Task
 
 # Outputs that are kept of a split, as numbers: of tokens with a large vocabulary, an even sample (80 MB of float32).
 KEPT = 20_000_000
@@ -41,10 +41,10 @@ class Predictions:
         """Write the rows as safetensors."""
         save_file(self.rows, path)
 
-    def metrics(self, task: str) -> dict[str, float]:
+    def metrics(self, task: Task) -> dict[str, float]:
         """What the task measures of a net by itself."""
         answers = Answers("this net", **self.rows)
-        return TASKS[task].measures(answers.logits, answers.target) | self.whole
+        return task.measures(answers.logits, answers.target) | self.whole
 
 
 @torch.no_grad()
@@ -66,8 +66,8 @@ def predict(
     net.to(where).eval()
     try:
         loader = data.loader(split, whole=True)
-        outputs = _outputs(net, call, (data.ready(raw, where) for raw in loader), TASKS[data.task].output)
-        if TASKS[data.task].rows != "tokens":
+        outputs = _outputs(net, call, (data.ready(raw, where) for raw in loader), data.task.output)
+        if find_target(data.task.target).each != "token":
             return Predictions(_stack(outputs))
         return _of_tokens(outputs, _count(data.loader(split, whole=True), _target_of(call)))
     finally:

@@ -13,6 +13,7 @@ from kd_lightning.cache.topk import TopKCall
 from kd_lightning.config import schema
 from kd_lightning.core.roles import Role
 from kd_lightning.core.terms import Objective
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.models.anatomy.aliases import propose_aliases
 from kd_lightning.models.compress.fold import fold_batchnorm
 
@@ -55,36 +56,36 @@ def _only_features(objective: Objective, role: Role) -> bool:
     return all(r.flag != "module" and r.name in known for r in references)
 
 
-def check_outputs(role: Role, example: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Teacher and student must answer with the data's classes, or tokens.
+def check_outputs(role: Role, example: Mapping[str, Any], data: SplitDataModule) -> None:
+    """A role must answer as wide as the task of the data asks: with its classes, or its tokens.
 
     Args:
-        role: One of them.
+        role: Any.
         example: A training batch.
-        data: The settings of the data, with what was found out about it.
+        data: Prepared data.
 
     Raises:
         ValueError: With the number that it has and the one that it needs.
     """
-    task = data.get("task", "classification")
-    if task == "embedding" or "logits" not in role.call.provides:
+    task = data.task
+    if task.width is None or task.output not in role.call.provides:
         return
-    key, what = ("vocab_size", "tokens") if task in ("causal_lm", "masked_lm") else ("num_classes", "classes")
-    own = f"teacher_{key}" if role.name == "teacher" and data.get("teacher_tokenizer") is not None else key
-    expected = data[own]
+    fact = f"{getattr(role.call, 'prefix', '')}{task.width}"  # of a role with a tokenizer of its own
+    expected = data.facts[fact]
     training = role.net.training
     role.net.eval()
     try:
         with torch.no_grad():
-            classes = role.call(role.net, example)["logits"].shape[-1]
+            width = role.call(role.net, example)[task.output].shape[-1]
     except IndexError as error:  # of an embedding
         raise ValueError(
-            f"The {role.name} does not know all {expected} tokens of the data ({data['name']}), or takes shorter"
-            f" texts. Set {role.name}.net.{key}=${{data.{own}}}, or a larger {role.name}.net.max_length."
+            f"The {role.name} does not know all {expected} tokens of the data ({data.name}), or takes shorter"
+            f" texts. Set {role.name}.net.{task.width}=${{data.{fact}}}, or a larger {role.name}.net.max_length."
         ) from error
     role.net.train(training)
-    if classes != expected:
+    if width != expected:
         raise ValueError(
-            f"The {role.name} answers with {classes} {what}, the data ({data['name']}) has {expected}."
-            f" Set {role.name}.net.{key}=${{data.{own}}}, or give a checkpoint that was trained on these {what}."
+            f"The {role.name} answers with {width} {task.unit}, the data ({data.name}) has {expected}."
+            f" Set {role.name}.net.{task.width}=${{data.{fact}}}, or give a checkpoint that was trained on these"
+            f" {task.unit}."
         )

@@ -16,7 +16,9 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
+from kd_lightning.config.command import Command
 from kd_lightning.core.abort import UserAbortError
+from kd_lightning.experiment.settle import decided
 from kd_lightning.files.runs import digest
 from kd_lightning.tuning.options import Options, Search
 from kd_lightning.tuning.stop import CURVE, STOPPED
@@ -120,7 +122,8 @@ def _open(search: Search, options: Options, config: DictConfig, folder: Path) ->
 
 
 def _direction(objective: str, cfg: DictConfig) -> Literal["maximize", "minimize"]:
-    return "maximize" if objective == "validation" and cfg.metrics.mode == "max" else "minimize"
+    mode = decided(Command(cfg)).raw.metrics.mode
+    return "maximize" if objective == "validation" and mode == "max" else "minimize"
 
 
 def _counted(study: optuna.Study) -> int:

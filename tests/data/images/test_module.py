@@ -43,7 +43,7 @@ def test_facts_are_known_after_prepare():
     assert module.num_samples == len(module.split.train) == 42
     assert module.class_names == ("0", "1", "2", "3")
     assert module.fingerprint == module.source.args[2]
-    assert module.task == "classification"
+    assert module.task.name == "classification"
     assert len(module.mean) == len(module.std) == 3
 
 

@@ -53,7 +53,7 @@ def test_glue(tmp_path, task):
         "validation": 4,
         "test": 12,
     }
-    assert data.task == ("regression" if names is None else "classification")
+    assert data.task.name == ("regression" if names is None else "classification")
     assert data.num_classes == (1 if names is None else len(names))
     assert list(data.class_names) == (names or [])
     assert sorted(data.texts("test"))[0] == "\t".join(f"{held[0]} {name} 0" for name in columns)

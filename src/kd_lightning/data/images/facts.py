@@ -43,6 +43,8 @@ def find_facts(arrays: Arrays, num_classes: int | None) -> Facts:
     if len(shape) not in (1, 3):
         raise ValueError(f"A sample must be (D,) or (C, H, W), got {shape}.")
     size = None if len(shape) == 1 else shape[1] if shape[1] == shape[2] else (shape[1], shape[2])
+    if arrays.kind.width is not None:
+        return Facts(arrays.kind.width, shape[0], size, ())
     classes = int(arrays.targets.max()) + 1
     names = arrays.class_names
     if names is None:

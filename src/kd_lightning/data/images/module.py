@@ -18,6 +18,7 @@ from kd_lightning.data.images.augment import Augmentation, Op
 from kd_lightning.data.images.facts import check_facts, check_statistics, find_facts, measure
 from kd_lightning.data.images.preprocess import Size, normalise, to_float
 from kd_lightning.data.loader import EpochLoader, Signals, SplitDataset
+from kd_lightning.tasks.registry import find_task
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +27,13 @@ SMALL = 2**30
 
 
 class KDDataModule(SplitDataModule):
-    """Classification data for teacher and student.
+    """Images or features for teacher and student.
 
     A batch is a dictionary:
 
     - ``image``: (B, C, H, W) or (B, D) float32, augmented and normalised. It is raw until
       :meth:`on_after_batch_transfer`, which Lightning calls; elsewhere use :meth:`ready`.
-    - ``target``: (B,) int64; -100 where a sample has no class.
+    - ``target``: (B,) int64, -100 where a sample has no class; values float32, nan where it has none.
     - ``index``: (B,) int64, the position of the sample *within its split*, so 0..num_samples-1 while training: the
       row of a memory bank, and with the split's fingerprint the key of a cache.
     - while training also ``view`` (int), which chose the augmentation, ``raw``, the batch before it, and what
@@ -40,6 +41,7 @@ class KDDataModule(SplitDataModule):
 
     Args:
         source: Reads the arrays.
+        task: A task whose targets the source gives, by name or dotted path.
         root: Folder of the data, for configurations that pass it on to the source; of no effect here.
         name: Name for reports; None for that of the source.
         augment: Ops for training images, in order; normalisation follows by itself.
@@ -56,12 +58,11 @@ class KDDataModule(SplitDataModule):
     The other arguments and the attributes are those of :class:`SplitDataModule`.
     """
 
-    task = "classification"
-
     def __init__(
         self,
         source: Source,
         *,
+        task: str = "classification",
         root: str | None = None,
         name: str | None = None,
         augment: Sequence[Op] = (),
@@ -102,7 +103,7 @@ class KDDataModule(SplitDataModule):
             raise ValueError(f"data.augment and data.strong must list ops with a _target_, got {bad[0]!r}.")
         if on_device not in (True, False, "auto"):
             raise ValueError(f"data.on_device must be true, false or auto, got {on_device!r}.")
-        self.source, self.root, self.on_device = source, root, on_device
+        self.task, self.source, self.root, self.on_device = find_task(task), source, root, on_device
         self.num_classes, self.channels, self.image_size = num_classes, channels, image_size
         self.weak = Augmentation(augment, fold_text(seed, "weak"))
         self.strong = Augmentation(strong, fold_text(seed, "strong"))
@@ -142,7 +143,7 @@ class KDDataModule(SplitDataModule):
         return self._arrays
 
     def targets(self, split: str = "train") -> Tensor:
-        """Classes of a split by ``index``, (n,) int64."""
+        """Targets of a split by ``index``, (n,) of the task's kind."""
         return self.arrays.targets[self.split[split]]
 
     @property
@@ -180,6 +181,8 @@ class KDDataModule(SplitDataModule):
 
     def _describe(self, arrays: Arrays) -> None:
         """Find out classes, channels and size, and compare with the configuration."""
+        if arrays.kind.name != self.task.target:
+            raise ValueError(f"data.task={self.task} needs {self.task.target}, but {self.name} has {arrays.kind.name}.")
         facts = find_facts(arrays, self.num_classes)
         wanted = {"num_classes": self.num_classes, "channels": self.channels, "image_size": self.image_size}
         check_facts(facts, **wanted, name=self.name)  # type: ignore[arg-type]

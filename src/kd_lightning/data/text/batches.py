@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kd_lightning.core.causal import shift_targets
-from kd_lightning.data.arrays import IGNORE
 from kd_lightning.data.loader import BatchDataset, Signals
 from kd_lightning.data.sampler import Draw
+from kd_lightning.data.targets import IGNORE, MASKED_TOKENS, NEXT_TOKENS, TAGS, Target
 from kd_lightning.data.text.masking import mask_tokens
 from kd_lightning.data.text.packing import restarting_positions
 from kd_lightning.data.text.rows import Rows
@@ -27,7 +27,7 @@ class Form:
     """How rows become batches.
 
     Args:
-        task: Name of the task.
+        target: The kind of target.
         pad_token_id: Fills rows.
         length: Tokens that every row is padded to; None: the longest of the batch.
         left: Padding on the left.
@@ -38,7 +38,7 @@ class Form:
         mask_probability: Share of the tokens that are hidden.
     """
 
-    task: str
+    target: Target
     pad_token_id: int
     length: int | None = None
     left: bool = False
@@ -50,16 +50,16 @@ class Form:
 
 
 def make_form(
-    task: str, tokenizer: Any, *, length: int | None, left: bool, mask_seed: int, mask_probability: float
+    target: Target, tokenizer: Any, *, length: int | None, left: bool, mask_seed: int, mask_probability: float
 ) -> Form:
-    """The form for a task and a tokenizer; arguments as of :class:`Form`."""
-    if task != "masked_lm":
-        return Form(task, tokenizer.pad_token_id, length, left)
+    """The form for a kind of target and a tokenizer; arguments as of :class:`Form`."""
+    if target is not MASKED_TOKENS:
+        return Form(target, tokenizer.pad_token_id, length, left)
     special = torch.tensor(special_ids(tokenizer))
     everything = torch.arange(len(tokenizer))
     ordinary = everything[~torch.isin(everything, special)]
     mask = tokenizer.mask_token_id
-    return Form(task, tokenizer.pad_token_id, length, left, mask, special, ordinary, mask_seed, mask_probability)
+    return Form(target, tokenizer.pad_token_id, length, left, mask, special, ordinary, mask_seed, mask_probability)
 
 
 class TextDataset(BatchDataset):
@@ -127,17 +127,17 @@ def make_batch(rows: Rows, positions: Tensor, index: Tensor, view: int | None, f
     batch = {"input_ids": tokens, "attention_mask": real.long()}
     if "types" in found:
         batch["token_type_ids"] = found["types"]
-    if form.task == "token_classification":
+    if form.target is TAGS:
         batch["target"] = torch.where(real, found["labels"], IGNORE)
-    elif form.task == "masked_lm":
+    elif form.target is MASKED_TOKENS:
         batch["input_ids"], batch["target"] = _masked(tokens, real, index, view, form)
-    elif form.task == "causal_lm":
+    elif form.target is NEXT_TOKENS:
         batch |= _causal(tokens, real, found, None if rows.prompts is None else rows.prompts[positions])
     if "target" in batch:
         batch["loss_mask"] = batch["target"] != IGNORE
     if form.left:
         batch = to_left(batch, real)
-    if form.task == "causal_lm" and "segments" not in found:
+    if form.target is NEXT_TOKENS and "segments" not in found:
         batch["prompt_length"] = torch.zeros_like(index) if rows.prompts is None else rows.prompts[positions]
     return {**batch, "index": index}
 

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kd_lightning.data.arrays import IGNORE
+from kd_lightning.data.targets import IGNORE, MASKED_TOKENS, NEXT_TOKENS, TAGS, Target, find_target
 from kd_lightning.data.text.labels import Samples
 from kd_lightning.data.text.packing import pack_rows
 from kd_lightning.data.text.rows import Rows, join_rows, make_rows
 from kd_lightning.data.text.texts import CHUNK, Texts, pick
+from kd_lightning.tasks.base import Task
+from kd_lightning.tasks.registry import find_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TASKS = ("classification", "regression", "token_classification", "masked_lm", "causal_lm", "embedding")
-LANGUAGE_MODELS = ("masked_lm", "causal_lm")
+LANGUAGE_MODELS = (MASKED_TOKENS, NEXT_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Layout:
     """How samples become rows.
 
     Args:
-        task: One of ``TASKS``.
+        task: Name of the task.
         max_length: Most tokens of a row.
         blocks: Join the texts of a split, an end token between them, and cut them into rows of ``max_length``.
         packing: Put several short samples into one row (causal_lm).
@@ -39,6 +40,11 @@ class Layout:
     packing: bool = False
     template: str | None = None
 
+    @property
+    def target(self) -> Target:
+        """The kind of its targets."""
+        return find_target(find_task(self.task).target)
+
 
 def encode(samples: Samples, positions: Tensor, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> Rows:
     """Rows of the samples at ``positions`` (n,) int64, n > 0, in this order."""
@@ -48,9 +54,9 @@ def encode(samples: Samples, positions: Tensor, tokenizer: PreTrainedTokenizerBa
         chunk = positions[start : start + CHUNK]
         if stream is not None:
             parts.append(stream.add(pick(samples.texts.text, chunk), chunk.tolist()))
-        elif layout.task == "causal_lm":
+        elif layout.target is NEXT_TOKENS:
             parts.append(_causal(samples.texts, chunk, tokenizer, layout))
-        elif layout.task == "token_classification":
+        elif layout.target is TAGS:
             parts.append(_words(samples, chunk, tokenizer, layout))
         else:
             parts.append(_sequences(samples.texts, chunk, tokenizer, layout))
@@ -125,7 +131,7 @@ def _causal(texts: Texts, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, lay
     """Start, prompt, response, end. Where it is too long the prompt gives way first: its beginning is cut, down to
     half of the row; then the end of the response."""
     if tokenizer.eos_token_id is None:
-        raise ValueError("data.task=causal_lm needs a tokenizer with an end token (eos).")
+        raise ValueError(f"data.task={layout.task} needs a tokenizer with an end token (eos).")
     start, end = start_ids(tokenizer), [tokenizer.eos_token_id]
     responses = ids(tokenizer, pick(texts.text, chunk))
     prompts: list[list[int]] | None = None
@@ -161,7 +167,7 @@ class _Stream:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> None:
         self.tokenizer = tokenizer
-        encoder = layout.task == "masked_lm"
+        encoder = layout.target is MASKED_TOKENS
         around = (tokenizer.cls_token_id, tokenizer.sep_token_id) if encoder else (None, None)
         self.before, self.after = ([] if token is None else [token] for token in around)
         between = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
@@ -202,20 +208,21 @@ def check_layout(layout: Layout, texts: Texts, tokenizer: Any) -> None:
     """
     if layout.max_length < 4:
         raise ValueError(f"data.max_length must be at least 4, got {layout.max_length}.")
-    if layout.blocks and layout.task not in LANGUAGE_MODELS:
+    if layout.blocks and layout.target not in LANGUAGE_MODELS:
         raise ValueError(f"data.blocks=true is for language models, not for data.task={layout.task}.")
     if layout.blocks and (layout.packing or texts.prompt is not None):
         raise ValueError("data.blocks=true joins plain texts: set data.blocks=false for prompts or data.packing.")
-    if layout.packing and layout.task != "causal_lm":
+    if layout.packing and layout.target is not NEXT_TOKENS:
         raise ValueError(f"data.packing=true is for data.task=causal_lm, not for {layout.task}.")
-    if texts.prompt is not None and layout.task != "causal_lm":
+    if texts.prompt is not None and layout.target is not NEXT_TOKENS:
         raise ValueError(f"The source gives prompts, which only data.task=causal_lm knows, not {layout.task}.")
-    if layout.task == "masked_lm" and tokenizer.mask_token_id is None:
-        raise ValueError("data.task=masked_lm needs a tokenizer with a mask token; take that of an encoder.")
+    if layout.target is MASKED_TOKENS and tokenizer.mask_token_id is None:
+        raise ValueError(f"data.task={layout.task} needs a tokenizer with a mask token; take that of an encoder.")
 
 
-def count_classes(task: str, names: Sequence[str], vocabulary: int) -> int | None:
+def count_classes(task: Task, names: Sequence[str], vocabulary: int) -> int | None:
     """Width of the answers of a task; None where the net decides."""
-    if task in LANGUAGE_MODELS:
+    kind = find_target(task.target)
+    if kind in LANGUAGE_MODELS:
         return vocabulary
-    return {"regression": 1, "embedding": None}.get(task, len(names))
+    return None if task.width is None else kind.width or len(names)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_lightning.data.arrays import IGNORE
 from kd_lightning.data.counter import uniform
+from kd_lightning.data.targets import IGNORE
 
 
 def mask_tokens(

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kd_lightning.data.arrays import IGNORE
 from kd_lightning.data.base import Batch, SplitDataModule
 from kd_lightning.data.counter import fold_text
 from kd_lightning.data.loader import Signals
 from kd_lightning.data.split import NAMES, Split
+from kd_lightning.data.targets import IGNORE, MASKED_TOKENS, TAGS, find_target
 from kd_lightning.data.text.batches import Form, TextDataset, make_form
 from kd_lightning.data.text.choices import check_choices, check_found
-from kd_lightning.data.text.encode import LANGUAGE_MODELS, TASKS, Layout, check_layout, count_classes
+from kd_lightning.data.text.encode import LANGUAGE_MODELS, Layout, check_layout, count_classes
 from kd_lightning.data.text.labels import Samples, label_samples
 from kd_lightning.data.text.rows import Rows
 from kd_lightning.data.text.splits import Encoder
 from kd_lightning.data.text.teacher_tokens import TeacherTokens
 from kd_lightning.data.text.texts import TextSource, said, training_corpus, without_duplicates
 from kd_lightning.data.text.tokenizers import TokenizerFactory, at_rest, row_length, tokenizer_hash
+from kd_lightning.tasks.registry import find_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +51,8 @@ class TextDataModule(SplitDataModule):
 
     Args:
         source, tokenizer: Give the texts and make the tokenizer.
-        task: classification, regression, token_classification, masked_lm, causal_lm or embedding.
+        task: classification, regression, token_classification, masked_lm, causal_lm, embedding, or the dotted path of
+            another.
         max_length: Most tokens of a sample; None for what the tokenizer's checkpoint takes.
         blocks: Join the texts of a split and cut them into rows of ``max_length`` (language models); None: where the
             source gives documents.
@@ -106,11 +108,12 @@ class TextDataModule(SplitDataModule):
         if not isinstance(tokenizer, TokenizerFactory):
             raise ValueError(f"data.tokenizer must have build(), got {type(tokenizer).__name__}.")
         pads, sides = ("longest", "max"), ("right", "left")
-        check_choices(task=(task, TASKS), pad=(pad, pads), padding_side=(padding_side, sides))
+        check_choices(pad=(pad, pads), padding_side=(padding_side, sides))
         if not 0 < mask_probability < 1:
             raise ValueError(f"data.mask_probability must lie between 0 and 1, got {mask_probability}.")
         self.source, self.factory, self.root, self.cache_dir = source, tokenizer, root, Path(cache_dir)
-        self.task, self.max_length = task, max_length
+        self.task, self.max_length = find_task(task), max_length
+        self.target = find_target(self.task.target)
         self.blocks, self.packing, self.template = blocks, packing, template
         self.buckets, self.pad, self.padding_side = buckets, pad, padding_side
         self.mask_probability, self.drop_duplicates = mask_probability, drop_duplicates
@@ -147,21 +150,21 @@ class TextDataModule(SplitDataModule):
         self._encode(documents, layout)
         self._describe()
         self._form = make_form(
-            self.task,
+            self.target,
             tokenizer,
             length=self.max_length if self.pad == "max" else None,
             left=self.padding_side == "left",
             mask_seed=fold_text(self.seed, "mask"),
             mask_probability=self.mask_probability,
         )
-        sizes = ", ".join(f"{len(self._rows[name]) if name in self._rows else 0} {name}" for name in NAMES)
+        sizes = ", ".join(f"{len(self._rows.get(name, ()))} {name}" for name in NAMES)
         log.info("%s: %s, %s, vocabulary %d", self.name, self.task, sizes, self.vocab_size)
 
     def _layout(self, samples: Samples, tokenizer: PreTrainedTokenizerBase) -> Layout:
         length = row_length(self.max_length, tokenizer.model_max_length)
-        whole = self.task in LANGUAGE_MODELS and samples.texts.documents
+        whole = self.target in LANGUAGE_MODELS and samples.texts.documents
         blocks = whole if self.blocks is None else self.blocks
-        return Layout(self.task, length, blocks, self.packing, self.template)
+        return Layout(self.task.name, length, blocks, self.packing, self.template)
 
     def _encode(self, documents: Split, layout: Layout) -> None:
         """Rows of every split, and the split of the rows."""
@@ -211,7 +214,7 @@ class TextDataModule(SplitDataModule):
     @property
     def one_view(self) -> bool:
         """Whether a sample looks the same in every view; masked language models see new masks."""
-        return self.task != "masked_lm"
+        return self.target is not MASKED_TOKENS
 
     @property
     def view_key(self) -> Any:
@@ -224,17 +227,16 @@ class TextDataModule(SplitDataModule):
         Raises:
             ValueError: Of a language model: its targets are the tokens themselves, see the batches.
         """
-        if self.task in LANGUAGE_MODELS:
+        if self.target in LANGUAGE_MODELS:
             raise ValueError(f"data.task={self.task} has no targets beside those of its batches.")
-        positions = self.split[split]
-        if not len(positions):
-            return torch.empty(0, dtype=torch.float32 if self.task == "regression" else torch.int64)
+        if not len(self.split[split]):
+            return self.target.none(0)
         rows, own = self._rows[split], self._own(split)
-        if self.task == "token_classification":
+        if self.target is TAGS:
             found, real = rows.padded(own, int(rows.lengths[own].max()))
             return torch.where(real, found["labels"], IGNORE)
         assert self._samples is not None
-        return self._samples.answers[rows.samples[own]]
+        return self._samples.targets[rows.samples[own]]
 
     def texts(self, split: str) -> list[str]:
         """Texts of a split by ``index``; of a pair both, of a prompt and its response both, with a tab between; of
@@ -249,8 +251,8 @@ class TextDataModule(SplitDataModule):
 
     @property
     def kind(self) -> str:
-        """The task."""
-        return self.task
+        """``text``."""
+        return "text"
 
     def shown(self, split: str) -> dict[int, Any]:
         """The texts."""
@@ -262,7 +264,7 @@ class TextDataModule(SplitDataModule):
         assert self._samples is not None
         return {
             "kind": "text",
-            "task": self.task,
+            "task": self.task.name,
             "max_length": self.max_length,
             "padding_side": self.padding_side,
             "pad": self.pad,
@@ -282,13 +284,11 @@ class TextDataModule(SplitDataModule):
 
     def _own(self, split: str) -> Tensor:
         """Rows of a split as positions among its own rows, (n,) int64."""
-        before = sum(len(self._rows[name]) for name in NAMES[: NAMES.index(split)] if name in self._rows)
-        return self.split[split] - before
+        return self.split[split] - sum(len(self._rows.get(name, ())) for name in NAMES[: NAMES.index(split)])
 
     def _dataset(self, split: str, signals: Signals | None) -> TextDataset:
         assert self._form is not None
-        tokens = self.task in (*LANGUAGE_MODELS, "token_classification")
-        targets = None if tokens else self.targets(split)
+        targets = None if self.target.each == "token" else self.targets(split)
         theirs = None if self.teacher is None else (self.teacher.rows[split], self.teacher.form(self._form))
         return TextDataset(self._rows[split], self._own(split), targets, self._form, signals, theirs)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from kd_lightning.data.targets import NEXT_TOKENS
 from kd_lightning.data.text.batches import Form, make_form
 from kd_lightning.data.text.choices import check_found
 from kd_lightning.data.text.encode import Layout
@@ -48,7 +49,7 @@ class TeacherTokens:
         Raises:
             ValueError: It does not fit the task or the configuration.
         """
-        if layout.task != "causal_lm" or layout.packing:
+        if layout.target is not NEXT_TOKENS or layout.packing:
             raise ValueError(
                 "data.teacher_tokenizer is for data.task=causal_lm with data.packing=false; got"
                 f" task={layout.task}, packing={str(layout.packing).lower()}."
@@ -93,4 +94,4 @@ class TeacherTokens:
         """How its rows become batches: as the student's do."""
         length = None if student.length is None else self.layout.max_length
         plain = {"mask_seed": student.mask_seed, "mask_probability": student.mask_probability}
-        return make_form(student.task, self.tokenizer, length=length, left=student.left, **plain)  # type: ignore[arg-type]
+        return make_form(student.target, self.tokenizer, length=length, left=student.left, **plain)  # type: ignore[arg-type]

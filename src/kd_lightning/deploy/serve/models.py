@@ -15,12 +15,11 @@ from torch import Tensor
 from kd_lightning.config.schema import Teacher
 from kd_lightning.config.schema_jobs import Serve
 from kd_lightning.config.values import read_settings
-from kd_lightning.deploy.check import SCORES
 from kd_lightning.deploy.formats.registry import FORMATS, Runner
 from kd_lightning.deploy.inputs import Inputs
+from kd_lightning.deploy.outputs import task_of
 from kd_lightning.deploy.student import TOKENIZER, read_preprocessing
 from kd_lightning.files.artifact import SETTINGS, WEIGHTS
-from kd_lightning.tasks.registry import TASKS
 from kd_lightning.training.nets import build_net, load_net, load_run
 
 log = logging.getLogger("kd_lightning")
@@ -90,7 +89,7 @@ def given_teacher(config: Path) -> Runner:
 
 def _called(net: torch.nn.Module, call: dict[str, Any], data: dict[str, Any]) -> Runner:
     """Inputs to the answer, in PyTorch."""
-    called, output = instantiate(call), TASKS[data.get("task", "classification")].output
+    called, output = instantiate(call), task_of(data).output
     if hasattr(called, "listen"):
         called.listen((output,), net)
 
@@ -105,7 +104,7 @@ def _called(net: torch.nn.Module, call: dict[str, Any], data: dict[str, Any]) ->
 
 def facts(serve: Serve, record: dict[str, Any], preprocessing: dict[str, Any], teacher: Any) -> dict[str, Any]:
     """What the page tells of the models."""
-    figures = record["formats"].get(serve.backend, record["pytorch"])
+    figures, task = record["formats"].get(serve.backend, record["pytorch"]), task_of(preprocessing)
     beside = None
     if teacher is not None:
         beside = {"name": record["teacher"]["name"], "accuracy": record["teacher"]["accuracy"], "format": "PyTorch"}
@@ -120,10 +119,13 @@ def facts(serve: Serve, record: dict[str, Any], preprocessing: dict[str, Any], t
         "data": record["data"]["name"],
         "classes": preprocessing["class_names"],
         "takes": preprocessing.get("kind", "image"),
-        "task": preprocessing.get("task", "classification"),
-        "score": SCORES[record["task"]],
+        "task": task.name,
+        "view": task.view,
+        "verb": task.verb,
+        "ask": task.ask,
+        "score": task.quality_name,
         "pair": bool(preprocessing.get("pair")),
-        "mask": preprocessing.get("mask_token"),
+        "mask": preprocessing[task.must_hold] if task.must_hold else None,
         "max_mb": serve.max_mb,
         "max_characters": serve.max_characters,
     }

@@ -43,16 +43,14 @@ function passage(...parts) {  // [text, tag, class] ...
   return node;
 }
 
-// Task -> what is shown of an answer, and what the two answers have to do with each other: [in words, whether alike].
+// How an answer is shown, and what the two answers have to do with each other: [in words, whether alike].
 const same = (a, b) => a === b ? ["Student and teacher agree.", true] : ["Student and teacher differ.", false];
-const TASKS = {
-  classification: {
-    name: "Classify",
+const VIEWS = {
+  classes: {
     show: answer => [make("p", answer["class"], "answer"), bars(answer.classes)],
     compare: (student, teacher) => same(student["class"], teacher["class"]),
   },
-  masked_lm: {
-    name: "Fill in",
+  fill: {
     show: (answer, text) => {
       const at = text.indexOf(facts.mask);
       const before = text.slice(0, at), found = answer["class"].replace(/^##/, "");
@@ -61,14 +59,12 @@ const TASKS = {
     },
     compare: (student, teacher) => same(student["class"], teacher["class"]),
   },
-  regression: {
-    name: "Rate",
+  value: {
     show: answer => [make("p", answer.value.toPrecision(4), "answer")],
     compare: (student, teacher) =>
       [`Student and teacher lie ${Math.abs(student.value - teacher.value).toPrecision(2)} apart.`, null],
   },
-  token_classification: {
-    name: "Tag words",
+  words: {
     show: answer => {
       const row = make("div", undefined, "words");
       for (const [word, label] of answer.tokens) {
@@ -83,13 +79,11 @@ const TASKS = {
       return [`Student and teacher agree on ${alike} of ${total} words.`, alike === total];
     },
   },
-  causal_lm: {
-    name: "Continue",
+  continuation: {
     show: (answer, text) => [passage(["span", text, "given"], ["b", answer.continuation || " (the end)"])],
     compare: (student, teacher) => same(student.continuation, teacher.continuation),
   },
   embedding: {
-    name: "Embed",
     show: answer => {
       const largest = Math.max(...answer.embedding.map(Math.abs)) || 1, strip = make("div", undefined, "strip");
       for (const value of answer.embedding) {
@@ -117,7 +111,7 @@ function show(role, answer, roundTrip, given) {
   panel.replaceChildren(name, make("p", describe(role), "soft"));
   if (answer) {
     const time = `${answer.milliseconds.toFixed(2)} ms in the model, ${roundTrip.toFixed(0)} ms there and back`;
-    panel.append(...TASKS[facts.task].show(answer, given));
+    panel.append(...VIEWS[facts.view].show(answer, given));
     if (answer.cut) panel.append(make("p", "The text is longer than the model takes: its end was not read.", "soft"));
     panel.append(make("p", time, "time"));
   } else {
@@ -158,7 +152,7 @@ async function answer(request, given) {
     }
   }
   if (answers.teacher) {
-    const [words, alike] = TASKS[facts.task].compare(answers.student, answers.teacher);
+    const [words, alike] = VIEWS[facts.view].compare(answers.student, answers.teacher);
     at("verdict").className = alike === null ? "" : alike ? "good" : "differ";
     at("verdict").textContent = words;
   }
@@ -191,12 +185,10 @@ function count() {
 
 function takeTexts() {
   at("ask").hidden = false;
-  at("go").textContent = TASKS[facts.task].name;
+  at("go").textContent = facts.verb;
   at("pair").hidden = at("pair-label").hidden = !facts.pair;
-  if (facts.pair) at("text-label").textContent = "First text";
-  if (facts.task === "causal_lm") at("text-label").textContent = "Beginning of a text";
-  if (facts.task === "masked_lm") {
-    at("text-label").textContent = `Text with ${facts.mask} where a word is missing`;
+  at("text-label").textContent = facts.pair ? "First text" : facts.ask.replace("{mask}", facts.mask);
+  if (facts.mask) {
     at("mask").textContent = `Insert ${facts.mask}`;
     at("mask").hidden = false;
   }

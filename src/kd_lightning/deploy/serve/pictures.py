@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kd_lightning.data.images.preprocess import as_size, decode, normalise, to_float
 from kd_lightning.deploy.formats.registry import Runner
-from kd_lightning.deploy.outputs import top_classes
+from kd_lightning.deploy.outputs import task_of
 from kd_lightning.deploy.serve.intake import RefusedError, text_under
 
 # What PIL may try. Left out are those that start other programs (EPS) or have no business here.
@@ -78,16 +78,17 @@ class PictureIntake:
 
 
 class PictureModel:
-    """A classifier of pictures behind the intake.
+    """A net of pictures behind the intake.
 
     Args:
-        run: Normalised images (B, C, H, W) to logits (B, classes).
+        run: Normalised images (B, C, H, W) to its answer, such as logits (B, classes).
         preprocessing: As in preprocessing.json.
         top: How many classes an answer names.
     """
 
     def __init__(self, run: Runner, preprocessing: dict[str, Any], top: int) -> None:
         self._run, self._names, self._top = run, preprocessing["class_names"], top
+        self._task = task_of(preprocessing)
         self._shape = (int(preprocessing["channels"]), *as_size(preprocessing["image_size"]))
         self._mean, self._std = (torch.tensor(preprocessing[key]) for key in ("mean", "std"))
         self.example = torch.zeros(self._shape, dtype=torch.uint8)
@@ -100,7 +101,7 @@ class PictureModel:
     def answer(self, pictures: list[Tensor]) -> list[dict[str, Any]]:
         """Answers for pictures (C, H, W)."""
         logits = self._run(normalise(to_float(torch.stack(pictures)), self._mean, self._std))
-        return [{"classes": classes} for classes in top_classes(logits, self._names, self._top)]
+        return self._task.say(logits, self._names, self._top)
 
 
 def unpack(data: bytes, preprocessing: dict[str, Any], limits: Limits) -> Tensor:

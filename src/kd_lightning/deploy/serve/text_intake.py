@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
+from kd_lightning.deploy.outputs import task_of
 from kd_lightning.deploy.serve.intake import RefusedError, text_under
 
 # Control characters that texts do have.
@@ -23,7 +24,8 @@ class TextIntake:
 
     def __init__(self, preprocessing: dict[str, Any], max_characters: int) -> None:
         self.keys = ("text", "pair") if preprocessing.get("pair") else ("text",)
-        self.mask = preprocessing.get("mask_token") if preprocessing["task"] == "masked_lm" else None
+        within = task_of(preprocessing).must_hold
+        self.mask = preprocessing[within] if within else None
         self.max_characters = max_characters
         inside = ", ".join(f'"{key}": "..."' for key in self.keys)
         self.how = f"Send application/json: {{{inside}}}."

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kd_lightning.data.targets import find_target
 from kd_lightning.models.anatomy.places import Anatomy
 from kd_lightning.models.language.tasks import outputs
+from kd_lightning.tasks.registry import find_task
 
 
 @dataclass
@@ -39,7 +41,7 @@ class BiLSTM(nn.Module):
         layers: Layers of the LSTM.
         dropout: Of embeddings, pooled states, and between layers.
         pooling: ``last`` (the last state of each direction), ``mean`` or ``max`` over the valid tokens.
-        task: ``classification`` or ``regression``.
+        task: One with one label a text, such as ``classification`` or ``regression``.
         pad_token_id: Token of padding, whose embedding stays 0.
 
     Raises:
@@ -60,8 +62,8 @@ class BiLSTM(nn.Module):
         pad_token_id: int = 0,
     ) -> None:
         super().__init__()
-        if task not in ("classification", "regression"):
-            raise ValueError(f"A BiLSTM has no head for task={task}: only classification and regression.")
+        if find_target(find_task(task).target).each != "sample":
+            raise ValueError(f"A BiLSTM has no head for task={task}: only for tasks with one label a text.")
         if pooling not in ("last", "mean", "max"):
             raise ValueError(f"pooling={pooling}: choose last, mean or max.")
         self.pooling = pooling

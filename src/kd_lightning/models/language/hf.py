@@ -16,8 +16,9 @@ from kd_lightning.models.hub import resolves
 from kd_lightning.models.language.lora import add_lora
 from kd_lightning.models.language.quantise import quantised, settings
 from kd_lightning.models.language.stack import keep_layers
-from kd_lightning.models.language.tasks import AUTO_CLASSES, build, check_task, outputs, without_pooler
+from kd_lightning.models.language.tasks import build, outputs, without_pooler
 from kd_lightning.models.registry import load_weights
+from kd_lightning.tasks.registry import find_task
 
 
 def hf(
@@ -55,7 +56,6 @@ def hf(
         FileNotFoundError: Neither a folder nor on the hub, or no network.
         ValueError: An argument that does not fit the model.
     """
-    check_task(task)
     name = resolve_name(name)
     if lora is not None and quantise is not None and quantise != "nf4":
         raise ValueError(f"lora on quantise={quantise} cannot be trained: leave one out, or take quantise=nf4.")
@@ -119,7 +119,7 @@ def _configuration(name: str, fields: Mapping[str, Any]) -> Any:
 def _pretrained(name: str, task: str, configuration: Any, **options: Any) -> Any:
     import transformers
 
-    auto: Any = getattr(transformers, AUTO_CLASSES[task])
+    auto: Any = getattr(transformers, find_task(task).head)
     if type(configuration) not in auto._model_mapping:
         raise ValueError(f"{name} ({type(configuration).__name__}) has no net for task={task}.")
     options |= without_pooler(task, auto._model_mapping[type(configuration)])

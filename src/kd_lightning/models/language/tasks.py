@@ -4,28 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kd_lightning.models.registry import near_names
-
-AUTO_CLASSES = {
-    "classification": "AutoModelForSequenceClassification",
-    "regression": "AutoModelForSequenceClassification",
-    "token_classification": "AutoModelForTokenClassification",
-    "masked_lm": "AutoModelForMaskedLM",
-    "causal_lm": "AutoModelForCausalLM",
-    "embedding": "AutoModel",
-}
-# Tasks whose output is a class, a number or a tag, not a token.
-LABELLED = ("classification", "regression", "token_classification")
-
-
-def check_task(task: str) -> None:
-    """Refuse what is no task.
-
-    Raises:
-        ValueError: Lists those that there are.
-    """
-    if task not in AUTO_CLASSES:
-        raise ValueError(f"task={task}: choose {', '.join(AUTO_CLASSES)}.{near_names(task, AUTO_CLASSES)}")
+from kd_lightning.data.targets import find_target
+from kd_lightning.tasks.registry import find_task
 
 
 def outputs(task: str, num_classes: int | None) -> dict[str, Any]:
@@ -38,14 +18,14 @@ def outputs(task: str, num_classes: int | None) -> dict[str, Any]:
     Raises:
         ValueError: A task of labels without their number.
     """
-    if task not in LABELLED:
+    target = find_target(find_task(task).target)
+    if target.column is None:
         return {}
-    if task == "regression":
-        return {"num_labels": 1, "problem_type": "regression"}
-    if num_classes is None:
+    kind = {} if target.problem_type is None else {"problem_type": target.problem_type}
+    width = target.width or num_classes
+    if width is None:
         raise ValueError(f"task={task} needs num_classes: the number of classes that the data has.")
-    kind = {"problem_type": "single_label_classification"} if task == "classification" else {}
-    return {"num_labels": num_classes, **kind}
+    return {"num_labels": width, **kind}
 
 
 def build(task: str, config: Any, **options: Any) -> Any:
@@ -61,11 +41,11 @@ def build(task: str, config: Any, **options: Any) -> Any:
     """
     import transformers
 
-    check_task(task)
-    auto: Any = getattr(transformers, AUTO_CLASSES[task])
+    head = find_task(task).head
+    auto: Any = getattr(transformers, head)
     if type(config) not in auto._model_mapping:
         raise ValueError(
-            f"{type(config).__name__} has no net for task={task} in transformers ({AUTO_CLASSES[task]}). Take an"
+            f"{type(config).__name__} has no net for task={task} in transformers ({head}). Take an"
             " encoder (BERT) for masked_lm, a decoder (GPT) for causal_lm."
         )
     return auto.from_config(config, **without_pooler(task, auto._model_mapping[type(config)]), **options)
@@ -75,7 +55,7 @@ def without_pooler(task: str, architecture: Any) -> dict[str, Any]:
     """The option that leaves BERT's pooler out, where nothing would train it."""
     import inspect
 
-    if task != "embedding" or not isinstance(architecture, type):
+    if find_task(task).output != "sentence_embedding" or not isinstance(architecture, type):
         return {}
     takes = "add_pooling_layer" in inspect.signature(architecture).parameters
     return {"add_pooling_layer": False} if takes else {}

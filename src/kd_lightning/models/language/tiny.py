@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from kd_lightning.data.targets import NEXT_TOKENS, find_target
 from kd_lightning.models.language.tasks import build, outputs
+from kd_lightning.tasks.registry import find_task
 
 
 def tiny_bert(
@@ -53,7 +55,7 @@ def tiny_bert(
         pad_token_id=pad_token_id,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
-        is_decoder=task == "causal_lm",
+        is_decoder=find_target(find_task(task).target) is NEXT_TOKENS,
         **outputs(task, num_classes),
     )
     net: nn.Module = build(task, config, attn_implementation=attention)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from kd_lightning.data.targets import CLASSES, NEXT_TOKENS, TAGS, VALUES, find_target
 from kd_lightning.data.text.texts import Texts
+from kd_lightning.tasks.registry import find_task
 
 _TOPICS: tuple[tuple[str, ...], ...] = (
     ("apple", "pear", "plum", "cherry", "fig"),
@@ -47,7 +49,13 @@ class SyntheticText:
         topics = 2 if pairs else num_classes or 3
         if not 2 <= topics <= len(_TOPICS):
             raise ValueError(f"synthetic_text: num_classes must be 2 to {len(_TOPICS)}, got {num_classes}.")
-        self.samples, self.task, self.topics, self.pairs, self.prompts = samples, task, topics, pairs, prompts
+        self.samples, self.target, self.topics, self.pairs, self.prompts = (
+            samples,
+            find_target(find_task(task).target),
+            topics,
+            pairs,
+            prompts,
+        )
         self.words, self.unlabelled, self.seed = tuple(words), unlabelled, seed
 
     def load(self) -> Texts:
@@ -56,20 +64,20 @@ class SyntheticText:
         topics = [i % self.topics for i in range(self.samples)]
         sentences = [self._sentence(draw, topic) for topic in topics]
         text = [" ".join(sentence) for sentence in sentences]
-        if self.task == "token_classification":
+        if self.target is TAGS:
             tags = [[self._tag(word) for word in sentence] for sentence in sentences]
             return Texts(text, words=sentences, tags=tags)
-        if self.task == "regression":
+        if self.target is VALUES:
             shares = [sum(word not in _OTHERS for word in s) / len(s) for s in sentences]
             return Texts(text, label=shares)
-        if self.task == "classification" and self.pairs:
+        if self.target is CLASSES and self.pairs:
             second = [" ".join(self._sentence(draw, draw.randrange(len(_TOPICS)))) for _ in text]
             same = [int(bool(_topics(a) & _topics(b))) for a, b in zip(text, second, strict=True)]
             return Texts(text, pair=second, label=same, class_names=("different", "same"))
-        if self.task == "classification":
+        if self.target is CLASSES:
             label = [None if draw.random() < self.unlabelled else f"topic{topic}" for topic in topics]
             return Texts(text, label=label)
-        if self.task == "causal_lm" and self.prompts:
+        if self.target is NEXT_TOKENS and self.prompts:
             return Texts([" " + " ".join(reversed(s)) for s in sentences], prompt=[f"{t} =" for t in text])
         return Texts(text)
 
