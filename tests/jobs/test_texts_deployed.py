@@ -16,6 +16,7 @@ from kd_lightning import load_run
 from kd_lightning.core.calls import TokenCall
 from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.deploy.student import ExportedStudent
+from kd_lightning.files.artifact import Artifact
 from kd_lightning.tasks.registry import find_task
 from tests.jobs.finished import TEXT_FILES as FILES
 
@@ -40,6 +41,21 @@ def in_pytorch(run, task):
     net, call = load_run(run).net, TokenCall()
     output = "sentence_embedding" if task == "embedding" else "logits"
     return lambda tensors: call(net, tensors)[output].detach()
+
+
+def test_metrics_and_the_loss_of_the_control_follow_from_the_task(text_run):
+    """With cross-entropy, which of one logit is 0, neither teacher nor control would learn anything."""
+    run = text_run("regression")
+    (teacher,) = run.parents[1].glob("teachers/*/arm.json")
+    alone = run / "alone" / "seed_0"
+    for folder in (teacher.parent, alone):
+        artifact = Artifact.open(folder)
+        assert artifact.record["method"] == "smooth_l1"
+        assert set(artifact.record["validation"]) == {"val/spearman"}
+        losses = [row["train/smooth_l1"] for row in artifact.curves if "train/smooth_l1" in row]
+        assert losses
+        assert min(losses) > 0
+    assert Artifact.open(text_run("causal_lm") / "alone" / "seed_0").record["method"] == "ce"
 
 
 @pytest.mark.parametrize("task", FILES)

@@ -198,7 +198,7 @@ def test_mft_is_least_where_the_label_leads_by_the_threshold(seed: int, threshol
 RESPONSE_METHODS = [
     path
     for path in sorted((CONF / "method").glob("*.yaml"))
-    if OmegaConf.load(path).info.kind in ("response", "baseline")
+    if OmegaConf.select(OmegaConf.load(path), "info.kind") in ("response", "baseline")
 ]
 
 

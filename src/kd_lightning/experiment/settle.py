@@ -175,8 +175,7 @@ def decided(command: Command) -> Command:
         choice = taken[group]
         if choice is None and place == "method":
             raise ValueError(f"method=supervised: data.task={task} has no labels to learn from. Take another method.")
-        chosen = None if choice is None else OmegaConf.to_container(published(group, choice))
-        OmegaConf.update(raw, place, chosen, merge=False, force_add=True)
+        OmegaConf.update(raw, place, None if choice is None else published(group, choice), merge=False, force_add=True)
     return Command(raw)
 
 

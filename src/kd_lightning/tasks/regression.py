@@ -17,6 +17,7 @@ class Regression(Task):
 
     name = "regression"
     target = "values"
+    supervised = "smooth_l1"
     unit = "values"
     metrics = "regression"
     score = Score("spearman", "Spearman correlation", "%", "points")
