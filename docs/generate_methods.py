@@ -75,11 +75,12 @@ def functions(doc: str) -> list[str]:
 
 
 def describe(target: str) -> tuple[str, str]:
-    """What a loss is: its function's docstring, and what its module adds; and the file where it is."""
+    """What a loss is: its function's docstring, and what its module (if it has one) adds; and the file where it is."""
     path, _, name = target.rpartition(".")
     module = importlib.import_module(path)
-    doc = getattr(module, functions(getattr(module, name).__doc__)[0]).__doc__
-    part, own = sections(doc), sections(getattr(module, name).__doc__)
+    loss = getattr(module, name)
+    doc = getattr(module, functions(loss.__doc__)[0]).__doc__ if isinstance(loss, type) else loss.__doc__
+    part, own = sections(doc), sections(loss.__doc__ if isinstance(loss, type) else "")
     lines = [part["summary"], part["body"]]
     if "```math" not in part["body"]:  # a sum of others
         for other in functions(doc):
@@ -106,7 +107,7 @@ def terms_table(method: DictConfig) -> str:
     """Weight, numbers and inputs of every term."""
     rows = ["| term | weight | numbers | inputs |", "|---|---|---|---|"]
     for name, term in method.terms.items():
-        numbers = ", ".join(f"{k} {value(v)}" for k, v in term.loss.items() if k != "_target_")
+        numbers = ", ".join(f"{k} {value(v)}" for k, v in term.loss.items() if k not in ("_target_", "_partial_"))
         inputs = ", ".join(f"{k}: `{str(v).replace(chr(39), '')}`" for k, v in term.inputs.items())
         rows.append(f"| `{name}` | {value(term.weight)} | {numbers} | {inputs} |")
     return "\n".join(rows)

@@ -1,10 +1,13 @@
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 from kd_lightning.core.schedules import Linear, Progress
 from kd_lightning.core.terms import Objective, Stage, Term, param_groups
-from tests.core.nets import ce, kd
+from kd_lightning.losses.kd import KDLoss, kd_loss
+from tests.core.nets import batch, ce, distiller, kd
 
 
 class Projected(nn.Module):
@@ -76,3 +79,70 @@ def test_wrong_stages_are_refused(stages, message):
 def test_no_terms_is_an_error():
     with pytest.raises(ValueError, match="no terms"):
         Objective([])
+
+
+def gap(student, teacher, *, power=2.0, factor=1.0):
+    """A plain function as a loss."""
+    return factor * (student - teacher).abs().pow(power).mean()
+
+
+BOTH = {"student": "student.logits", "teacher": "teacher.logits"}
+
+
+def gradients(term):
+    """Those of the student after one step on the term."""
+    torch.manual_seed(0)
+    module = distiller(term)
+    signals = module.roles(batch(), {"student", "teacher"})
+    total, parts = module.objective(lambda r: module._resolve(r, signals, batch(), Progress()), Progress())
+    total.backward()
+    return parts, {name: p.grad for name, p in module.named_learnable() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "loss", [gap, functools.partial(gap, power=3.0), functools.partial(functools.partial(gap), factor=2)]
+)
+def test_a_plain_function_is_a_loss(loss):
+    parts, learnt = gradients(Term("gap", loss, BOTH))
+    assert parts["gap"] > 0
+    assert "student.fc.weight" in learnt
+    assert Term("gap", loss, BOTH).state_dict() == {}
+    assert param_groups(Objective([Term("gap", loss, BOTH)])) == []
+    assert "gap" in repr(Term("gap", loss, BOTH))
+
+
+def test_a_function_with_its_numbers_bound_is_its_module():
+    plain, learnt = gradients(Term("kd", functools.partial(kd_loss, temperature=3.0), BOTH))
+    module, expected = gradients(Term("kd", KDLoss(temperature=3.0), BOTH))
+    assert torch.equal(plain["kd"], module["kd"])
+    assert all(torch.equal(learnt[name], gradient) for name, gradient in expected.items())
+
+
+def test_a_module_keeps_its_names_in_checkpoints():
+    term = Term("p", Projected(), {"student": "student.logits"})
+    term.build(term.arguments(resolve))
+    assert set(term.state_dict()) == {"loss.linear.weight", "loss.linear.bias"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs", "message"),
+    [
+        (
+            gap,
+            {"student": "student.logits"},
+            r"Term 'gap': missing .* 'teacher'\. gap takes \(student,",
+        ),
+        (
+            gap,
+            {**BOTH, "mask": "batch.mask"},
+            r"Term 'gap': got an unexpected .* 'mask'\. gap takes \(student,",
+        ),
+        (functools.partial(gap, teacher=1), BOTH, "Term 'gap': 'teacher' of gap is given twice"),
+        (functools.partial(gap, powr=1), BOTH, "Term 'gap': gap takes no argument 'powr', but .student"),
+        (functools.partial(Projected), BOTH, "Term 'gap': Projected is a class.*leave out _partial_"),
+        (torch.ones(2), BOTH, "Term 'gap': a loss is a module or a function"),
+    ],
+)
+def test_functions_that_do_not_fit_are_refused_by_name(loss, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        Term("gap", loss, inputs)

@@ -33,8 +33,8 @@ class Role:
     checkpoint. Of the student: its body, once for all arms and seeds, such as general distillation on plain text from
     the teacher as it is built."""
     quantise: bool = False
-    """Of the student: refine a finished one (``checkpoint``) under the rounding of int8, for export as onnx_int8 or
-    executorch_int8."""
+    """Of the student: refine a finished one (``checkpoint``) under the rounding of int8, for export in an int8
+    format."""
     call: Any = field(default_factory=lambda: {"_target_": "kd_lightning.core.calls.TensorCall"})
     """How a batch becomes signals."""
     taps: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(PLACES))

@@ -25,7 +25,7 @@ class Export:
     """The deployable student."""
 
     formats: list[str] = field(default_factory=lambda: ["onnx", "torch_export"])
-    """onnx, torch_export, onnx_int8, executorch, executorch_int8; of texts huggingface too."""
+    """Names of formats, such as onnx: each is a file of ``deploy/formats``; a wrong one is answered with all."""
     tolerance: float = 1e-3
     """Largest difference of logits from PyTorch on test data, relative to their largest magnitude."""
     accuracy_drop: float = 0.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,32 +27,89 @@ def _parse(name: str, argument: str, text: Any) -> Source:
     raise ValueError(f"Term '{name}': the input '{argument}' must be a reference or a list of references, not {text!r}")
 
 
+class FunctionLoss(nn.Module):
+    """A plain function as a loss: a module without parameters, and with nothing in a checkpoint.
+
+    Args:
+        function: Takes the arguments named in a term's ``inputs``; its numbers may be bound (``functools.partial``).
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.bound: set[str] = set()
+        self.unbound: Any = function
+        while isinstance(self.unbound, functools.partial):
+            self.bound |= set(self.unbound.keywords)
+            self.unbound = self.unbound.func
+        self.title = str(getattr(self.unbound, "__qualname__", type(self.unbound).__qualname__))
+
+    def forward(self, **arguments: Any) -> Tensor:
+        """As the function."""
+        return self.function(**arguments)
+
+    def extra_repr(self) -> str:
+        """Name of the function."""
+        return self.title
+
+
+def _as_module(name: str, loss: Any, inputs: Mapping[str, Any]) -> nn.Module:
+    """A loss as a module, which it is or becomes; what is bound to a function must be its own and no input."""
+    if isinstance(loss, nn.Module):
+        return loss
+    if not callable(loss):
+        raise ValueError(f"Term '{name}': a loss is a module or a function, not {loss!r}.")
+    module = FunctionLoss(loss)
+    if isinstance(module.unbound, type):
+        raise ValueError(f"Term '{name}': {module.title} is a class, of which a loss is made: leave out _partial_.")
+    parameters = inspect.signature(module.unbound).parameters
+    unknown = sorted(module.bound - set(parameters))
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        raise ValueError(
+            f"Term '{name}': {module.title} takes no argument '{unknown[0]}', but ({', '.join(parameters)})."
+        )
+    twice = sorted(module.bound & set(inputs))
+    if twice:
+        raise ValueError(f"Term '{name}': '{twice[0]}' of {module.title} is given twice, by loss and by inputs.")
+    return module
+
+
 class Term(nn.Module):
     """One summand of the objective.
 
     Args:
         name: Its name in logs.
         loss: Module whose ``forward`` takes the arguments named in ``inputs``; may have ``build`` to create its
-            parameters from example tensors, and ``param_groups`` for special optimiser settings.
+            parameters from example tensors, and ``param_groups`` for special optimiser settings. Or a plain function
+            that takes them, its numbers bound by ``functools.partial``.
         inputs: Argument name -> reference or list of references.
         weight: A number or a schedule.
 
     Raises:
-        ValueError: Where ``inputs`` does not fit the loss's ``forward``.
+        ValueError: Where ``inputs`` does not fit the loss's ``forward``, or gives what is already bound.
     """
 
-    def __init__(self, name: str, loss: nn.Module, inputs: Mapping[str, Any], weight: float | Schedule = 1.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        loss: nn.Module | Callable[..., Tensor],
+        inputs: Mapping[str, Any],
+        weight: float | Schedule = 1.0,
+    ) -> None:
         super().__init__()
         self.name = name
-        self.loss = loss
+        self.loss = _as_module(name, loss, inputs)
         self.sources: dict[str, Source] = {arg: _parse(name, arg, text) for arg, text in inputs.items()}
         self.weight: Schedule = weight if callable(weight) else Constant(weight)
+        function, called = self.loss.forward, f"{type(self.loss).__name__}.forward"
+        if isinstance(self.loss, FunctionLoss):
+            function, called = self.loss.function, self.loss.title
+        signature = inspect.signature(function)
         try:
-            inspect.signature(loss.forward).bind(**self.sources)
+            signature.bind(**self.sources)
         except TypeError as error:
-            signature = ", ".join(inspect.signature(loss.forward).parameters)
             raise ValueError(
-                f"Term '{name}': {error}. {type(loss).__name__}.forward takes ({signature}), the term gives"
+                f"Term '{name}': {error}. {called} takes ({', '.join(signature.parameters)}), the term gives"
                 f" ({', '.join(self.sources)})."
             ) from None
 

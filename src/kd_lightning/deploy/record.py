@@ -18,6 +18,7 @@ from kd_lightning.config.schema_jobs import Export
 from kd_lightning.config.two_tokenizers import two_tokenizers
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.deploy.check import Reference
+from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.experiment.upstream import is_given, teacher_place
 from kd_lightning.files.artifact import WEIGHTS, Artifact
@@ -25,8 +26,6 @@ from kd_lightning.measures.cost import count_parameters
 from kd_lightning.training.objective import needs_teacher
 
 log = logging.getLogger("kd_lightning")
-
-SOFTWARE = ("kd-lightning", "torch", "lightning", "onnx", "onnxruntime", "executorch", "torchao", "numpy", "pillow")
 
 
 def describe(artifact: Artifact, data: SplitDataModule, net: nn.Module) -> dict[str, Any]:
@@ -92,7 +91,8 @@ def _stored(settled: Settled) -> Path | None:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in SOFTWARE:
+    of_formats = (package for each in FORMATS.values() for package in each.packages)
+    for name in dict.fromkeys(["kd-lightning", "torch", "lightning", *of_formats, "numpy", "pillow"]):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from hydra.utils import instantiate
+import inspect
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
 
 from kd_lightning.config.schema import Method
 from kd_lightning.core.terms import Objective, Stage, Term
@@ -12,7 +16,7 @@ def build_objective(method: Method) -> Objective:
     """Terms and stages of a method.
 
     Raises:
-        ValueError: A term lacks its loss, its inputs or its weight.
+        ValueError: A term lacks its loss, its inputs or its weight, or calls the function that is its loss.
     """
     terms = []
     for name, node in method.terms.items():
@@ -22,12 +26,26 @@ def build_objective(method: Method) -> Objective:
             if key not in node:
                 raise ValueError(f"method.terms.{name} lacks '{key}': a term is {{loss, inputs, weight}}.")
         weight = node["weight"] if isinstance(node["weight"], (int, float)) else instantiate(node["weight"])
-        terms.append(Term(str(name), instantiate(node["loss"]), node["inputs"], weight))
+        terms.append(Term(str(name), _loss(str(name), node["loss"]), node["inputs"], weight))
     stages = [
         Stage(tuple(s["terms"]), float(s["fraction"]), None if s.get("params") is None else tuple(s["params"]))
         for s in method.stages
     ]
     return Objective(terms, stages)
+
+
+def _loss(name: str, node: Any) -> Any:
+    """The loss of a term: a module, or a function that Hydra has bound numbers to."""
+    try:
+        return instantiate(node)
+    except InstantiationException:
+        target = str(node["_target_"])
+        if node.get("_partial_") or not inspect.isroutine(get_object(target)):
+            raise
+        raise ValueError(
+            f"method.terms.{name}.loss: {target} is a function and was called without the term's inputs. Add"
+            " _partial_: true, so that every step calls it."
+        ) from None
 
 
 def needs_teacher(method: Method) -> bool:

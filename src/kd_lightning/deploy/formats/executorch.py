@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from kd_lightning.core.quiet import quiet
+from kd_lightning.deploy.formats.base import Format, Runner
 from kd_lightning.deploy.inputs import Inputs, part, parts, tensors_of
 
 _LOUD = ("torch.utils._pytree", "torchao", "executorch")
@@ -66,7 +66,7 @@ def write_int8(net: nn.Module, examples: Inputs, path: Path) -> None:
     _lower(torch.export.export(converted, one), path)
 
 
-def load(path: Path) -> Callable[[Inputs], Tensor]:
+def load(path: Path) -> Runner:
     """Runs a program, one picture after the other."""
     require()
     with quiet(*_LOUD):
@@ -88,3 +88,28 @@ def _lower(program: torch.export.ExportedProgram, path: Path) -> None:
 
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     path.write_bytes(lowered.buffer)
+
+
+EXECUTORCH = Format(
+    name="executorch",
+    file="student.pte",
+    title="ExecuTorch",
+    write=write,
+    load=load,
+    use=USE,
+    takes=("image",),
+    packages=("executorch",),
+    place=4,
+)
+EXECUTORCH_INT8 = Format(
+    name="executorch_int8",
+    file="student.int8.pte",
+    title="ExecuTorch int8",
+    write=write_int8,
+    load=load,
+    use=USE,
+    exact=False,
+    takes=("image",),
+    packages=("executorch", "torchao"),
+    place=5,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.core.quiet import quiet
+from kd_lightning.deploy.formats.base import Format, Runner
 from kd_lightning.deploy.inputs import Inputs, TextNet
 
 USE = """\
@@ -56,7 +57,7 @@ def write(net: nn.Module, examples: Inputs, path: Path) -> None:
         save(path)
 
 
-def load(path: Path) -> Callable[[Inputs], Tensor]:
+def load(path: Path) -> Runner:
     """Runs the model with its head, as its configuration names it."""
     import transformers
 
@@ -90,3 +91,16 @@ def _without_bars() -> Iterator[None]:
     finally:
         if before:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+HUGGINGFACE = Format(
+    name="huggingface",
+    file="huggingface",
+    title="Hugging Face",
+    write=write,
+    load=load,
+    use=USE,
+    takes=("text",),
+    packages=("transformers",),
+    place=6,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.core.quiet import quiet
+from kd_lightning.deploy.formats.base import Format, Runner
 from kd_lightning.deploy.inputs import Inputs, dynamic_shapes, names_of, part, tensors_of
 
 USE = """\
@@ -79,7 +80,7 @@ def write_int8(net: nn.Module, examples: Inputs, path: Path) -> None:
         )
 
 
-def load(path: Path) -> Callable[[Inputs], Tensor]:
+def load(path: Path) -> Runner:
     """Runs an ONNX file on the CPU, with as many threads as PyTorch uses."""
     import onnxruntime
 
@@ -107,3 +108,26 @@ class _Calibration:
         """The next batch; None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {"image": batch.numpy()}
+
+
+ONNX = Format(
+    name="onnx",
+    file="student.onnx",
+    title="ONNX",
+    write=write,
+    load=load,
+    use=USE,
+    packages=("onnx", "onnxruntime"),
+    place=1,
+)
+ONNX_INT8 = Format(
+    name="onnx_int8",
+    file="student.int8.onnx",
+    title="ONNX int8",
+    write=write_int8,
+    load=load,
+    use=USE_INT8,
+    exact=False,
+    packages=("onnx", "onnxruntime"),
+    place=3,
+)

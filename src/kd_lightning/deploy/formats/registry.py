@@ -1,63 +1,46 @@
-"""What a student can be exported to: how each file is written, and how it is run again."""
+"""What a student can be exported to: every ``Format`` that a file of this folder defines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
 
-from torch import Tensor, nn
+from kd_lightning.config.explain import near
+from kd_lightning.deploy import formats
+from kd_lightning.deploy.formats.base import Format, Runner
 
-from kd_lightning.deploy.formats import executorch, huggingface, onnx, torch_export
-from kd_lightning.deploy.inputs import Inputs
-
-Runner = Callable[[Inputs], Tensor]
-"""What the network takes to its answer, such as logits (B, classes)."""
+__all__ = ["FORMATS", "Format", "Runner", "found", "known_format"]
 
 
-@dataclass(frozen=True)
-class Format:
-    """One kind of file.
+def found(package: ModuleType) -> dict[str, Format]:
+    """The formats that the modules of a package define, by name, in the order of lists.
 
-    Attributes:
-        file: Name of the file (or folder) in the export folder.
-        title: What people call it.
-        write: Writes a net, given as many example inputs as ``export.calibration`` says, to a path.
-        load: Gives what runs the file.
-        use: Python that runs it, from the inputs to ``logits`` (numpy arrays), for the model card.
-        exact: Whether its answers must be PyTorch's; others are judged by the accuracy they keep.
-        takes: What it is for: ``image``, ``text``, or both.
+    Args:
+        package: Its modules are imported, so none may import anything heavy before it is used.
+
+    Raises:
+        ValueError: Two formats have one name, or are written to one file; names the modules.
     """
+    where: dict[Format, str] = {}
+    for module in sorted(one.name for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")):
+        for each in vars(importlib.import_module(module)).values():
+            if isinstance(each, Format):
+                where.setdefault(each, module)
+    for key in ("name", "file"):
+        first: dict[str, Format] = {}
+        for each, module in where.items():
+            other = first.setdefault(getattr(each, key), each)
+            if other is not each:
+                raise ValueError(
+                    f"Two export formats have the {key} '{getattr(each, key)}': '{other.name}' of {where[other]} and"
+                    f" '{each.name}' of {module}. Give one of them another {key}."
+                )
+    return {each.name: each for each in sorted(where, key=lambda each: (each.place, each.name))}
 
-    file: str
-    title: str
-    write: Callable[[nn.Module, Inputs, Path], None]
-    load: Callable[[Path], Runner]
-    use: str
-    exact: bool = True
-    takes: tuple[str, ...] = ("image", "text")
 
-
-FORMATS: dict[str, Format] = {
-    "onnx": Format("student.onnx", "ONNX", onnx.write, onnx.load, onnx.USE),
-    "torch_export": Format("student.pt2", "torch.export", torch_export.write, torch_export.load, torch_export.USE),
-    "onnx_int8": Format("student.int8.onnx", "ONNX int8", onnx.write_int8, onnx.load, onnx.USE_INT8, exact=False),
-    "executorch": Format(
-        "student.pte", "ExecuTorch", executorch.write, executorch.load, executorch.USE, takes=("image",)
-    ),
-    "executorch_int8": Format(
-        "student.int8.pte",
-        "ExecuTorch int8",
-        executorch.write_int8,
-        executorch.load,
-        executorch.USE,
-        exact=False,
-        takes=("image",),
-    ),
-    "huggingface": Format(
-        "huggingface", "Hugging Face", huggingface.write, huggingface.load, huggingface.USE, takes=("text",)
-    ),
-}
+FORMATS: Mapping[str, Format] = found(formats)
 
 
 def known_format(name: str, setting: str) -> Format:
@@ -70,8 +53,6 @@ def known_format(name: str, setting: str) -> Format:
     Raises:
         ValueError: There is no such format; names near ones.
     """
-    from kd_lightning.config.explain import near
-
     if name not in FORMATS:
         raise ValueError(f"{setting}: there is no format '{name}'. {near(name, list(FORMATS))}")
     return FORMATS[name]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from kd_lightning.deploy.formats.base import Format, Runner
 from kd_lightning.deploy.inputs import Inputs, dynamic_shapes, part, tensors_of
 
 USE = """\
@@ -23,7 +23,7 @@ def write(net: nn.Module, examples: Inputs, path: Path) -> None:
     torch.export.save(torch.export.export(net, tensors, dynamic_shapes=dynamic_shapes(examples)), path)
 
 
-def load(path: Path) -> Callable[[Inputs], Tensor]:
+def load(path: Path) -> Runner:
     """Runs a program."""
     module = torch.export.load(path).module()
 
@@ -33,3 +33,15 @@ def load(path: Path) -> Callable[[Inputs], Tensor]:
         return logits
 
     return run
+
+
+TORCH_EXPORT = Format(
+    name="torch_export",
+    file="student.pt2",
+    title="torch.export",
+    write=write,
+    load=load,
+    use=USE,
+    packages=("torch",),
+    place=2,
+)
