@@ -29,7 +29,9 @@ def artifact(
 ) -> Artifact:
     """In memory: nothing of it lies in its folder. `record`: train_seconds, whole, epochs, energy_joules."""
     record = {"seed": seed, "test": choices or {}} | record
-    made = Artifact(Path(folder), record, name, robustness=robustness or {}, similarity=similarity)
+    made = Artifact(
+        Path(folder), record, name, probes={"robustness": robustness} if robustness else {}, similarity=similarity
+    )
     made.answers, made.validation, made.curves = Answers(name, logits, target, index), validation, curves or []
     return made
 

@@ -16,7 +16,9 @@ def comparison(classes: int = 10, names: list[str] | None = None, layer: str = "
         for run in arm.runs:
             run.validation = (run.logits[40:], run.target[40:])
             drop = 0.1 if arm.kind == "distilled" else 0.2
-            run.robustness = {"clean": [0.9]} | {kind: [0.9 - drop * i for i in (1, 2, 3)] for kind in STRENGTHS}
+            run.probes["robustness"] = {"clean": [0.9]} | {
+                kind: [0.9 - drop * i for i in (1, 2, 3)] for kind in STRENGTHS
+            }
             run.curves = build.curves()
             for row in run.curves[::2]:
                 row["grad/ce"] = "0.5"

@@ -12,8 +12,8 @@ from kd_lightning.deploy.serve.models import facts, intake_for, text_model
 from kd_lightning.deploy.serve.server import ModelAPI
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.measures.classes import per_class
+from kd_lightning.measures.score import Measure, Score
 from kd_lightning.tasks.classification import Classification
-from kd_lightning.tasks.score import Measure, Score
 from tests.conftest import QUICK
 
 NAME = "tests.tasks.test_stranger.EvenTopics"

@@ -10,13 +10,15 @@ from kd_lightning.comparison.records import Arm
 from kd_lightning.files.artifact import Artifact
 from kd_lightning.measures.calibration import scaled_metrics
 from kd_lightning.measures.classes import per_class
+from kd_lightning.measures.probe import known_probes
+from kd_lightning.measures.robustness import ROBUSTNESS
 from kd_lightning.tasks.base import Task
 
 
 def measure_arm(arm: Arm, task: Task, alpha: float) -> Arm:
     """The arm with the measures of every run."""
     metrics = [
-        task.measures(run.logits, run.target) | _scaled(run, task) | _robust(run) | run.whole for run in arm.runs
+        task.measures(run.logits, run.target) | _scaled(run, task) | _probed(run) | run.whole for run in arm.runs
     ]
     accuracy = [per_class(r.logits, r.target)[0] if task.classes else r.logits.new_empty(0) for r in arm.runs]
     return replace(arm, metrics=metrics, class_accuracy=torch.stack(accuracy), alpha=alpha)
@@ -34,13 +36,14 @@ def add_agreement(arms: list[Arm], teacher: Arm, task: Task) -> None:
             metrics.update(task.agreement(run.logits, source.logits))
 
 
-def _robust(run: Artifact) -> dict[str, float]:
-    """The mean accuracy over all corruptions, where it was measured."""
-    values = [value for kind, strengths in run.robustness.items() if kind != "clean" for value in strengths]
-    return {"corrupted_top1": sum(values) / len(values)} if values else {}
+def _probed(run: Artifact) -> dict[str, float]:
+    """The numbers of what was measured of the net itself."""
+    found = [known_probes()[key].numbers(values) for key, values in run.probes.items()]
+    return {name: value for numbers in found for name, value in numbers.items()}
 
 
 def under(arm: Arm, kind: str) -> list[float]:
     """Mean accuracy over the seeds without the corruption and at each of its strengths."""
-    runs = [run.robustness["clean"] + run.robustness[kind] for run in arm.runs if kind in run.robustness]
+    every = [run.probes.get(ROBUSTNESS.key, {}) for run in arm.runs]
+    runs = [one["clean"] + one[kind] for one in every if kind in one]
     return [sum(values) / len(values) for values in zip(*runs, strict=True)]

@@ -134,7 +134,7 @@ def _plain(run: Artifact) -> dict[str, Any]:
         "folder": str(run.folder),
         "record": dict(run.record),
         "name": run.name,
-        "robustness": run.robustness,
+        "probes": run.probes,
         "similarity": None if run.similarity is None else asdict(run.similarity),
         "answers": {key: getattr(run.answers, key).tolist() for key in ("logits", "target", "index")},
         "validation": None if run.validation is None else [part.tolist() for part in run.validation],
@@ -145,7 +145,7 @@ def _plain(run: Artifact) -> dict[str, Any]:
 def _artifact(data: Mapping[str, Any]) -> Artifact:
     """The same in memory: nothing of it is read from its folder."""
     similarity = None if data["similarity"] is None else Similarity(**data["similarity"])
-    more = {"robustness": data["robustness"], "similarity": similarity}
+    more = {"probes": data["probes"], "similarity": similarity}
     run = Artifact(Path(data["folder"]), data["record"], data["name"], **more)
     run.answers = Answers(run.name, **{key: torch.tensor(rows) for key, rows in data["answers"].items()})
     run.validation, run.curves = None, data["curves"]

@@ -15,9 +15,9 @@ from kd_lightning.comparison.contrasts import Contrast, contrast_all
 from kd_lightning.comparison.measured import add_agreement, measure_arm
 from kd_lightning.comparison.records import Arm, Cost
 from kd_lightning.measures.classes import per_class
+from kd_lightning.measures.score import Score
 from kd_lightning.tasks.base import Task
 from kd_lightning.tasks.registry import find_task
-from kd_lightning.tasks.score import Score
 
 __all__ = ["Arm", "Comparison", "Contrast", "Cost", "compare"]
 

@@ -11,8 +11,8 @@ from typing import Literal
 from torch import Tensor
 
 from kd_lightning.measures.format import DASH
+from kd_lightning.measures.score import Score
 from kd_lightning.tasks.classification import TOP1
-from kd_lightning.tasks.score import Score
 
 Outcome = Literal["gain", "loss", "none", "unknown"]
 NO_SPREAD = 1e-9  # scores are fractions of a count: a smaller deviation is rounding

@@ -53,6 +53,10 @@ class Target:
             first = targets[wrong][0].item()
             raise ValueError(f"{int(wrong.sum())} targets are negative (such as {first}); classes count from 0.")
 
+    def known(self, targets: Tensor) -> Tensor:
+        """Which samples have a target, (N,) bool."""
+        return targets.isfinite() if targets.is_floating_point() else targets != IGNORE
+
     def strata(self, targets: Tensor) -> Tensor:
         """What samples are split evenly by, (N,) int64: their classes; one stratum where there are none."""
         if targets.is_floating_point():

@@ -14,7 +14,6 @@ from kd_lightning.comparison.results import Comparison, compare
 from kd_lightning.config.schema import Config
 from kd_lightning.config.two_tokenizers import two_tokenizers
 from kd_lightning.data.base import SplitDataModule
-from kd_lightning.data.images.module import KDDataModule
 from kd_lightning.experiment.likelihood import likelihood_remarks
 from kd_lightning.experiment.probes import probe_arms
 from kd_lightning.files.artifact import Artifact
@@ -103,8 +102,7 @@ def build_comparison(
     """
     for run in (run for arm in arms for run in arm.runs):
         _ = run.answers  # refused before anything more is measured
-    if isinstance(data, KDDataModule):
-        probe_arms(arms, data, settings, teacher)
+    probe_arms(arms, data, settings, teacher)
     remarks = []
     if two_tokenizers(settings) and teacher is not None:
         arms = [arm for arm in arms if arm.kind != "teacher"]

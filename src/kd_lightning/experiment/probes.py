@@ -1,4 +1,4 @@
-"""What the logits of the test split do not tell: robustness to corruptions, and likeness to the teacher by layer."""
+"""What the answers on the test split do not tell: the probes of ``measures/``, and likeness to the teacher by layer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from kd_lightning.comparison.records import Arm
 from kd_lightning.config.schema import Config
 from kd_lightning.core.taps import Taps
+from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.images.module import KDDataModule
 from kd_lightning.data.images.preprocess import to_float
+from kd_lightning.data.targets import find_target
 from kd_lightning.files.artifact import Artifact
 from kd_lightning.files.runs import digest, write_json
-from kd_lightning.measures.robustness import STRENGTHS, corrupt, corruptions
+from kd_lightning.measures.probe import Probe, known_probes
 from kd_lightning.measures.similarity import Similarity, centred_gram, features, layers_cka
 from kd_lightning.models.anatomy.aliases import propose_aliases
 from kd_lightning.training.identity import weights_hash
@@ -31,7 +33,6 @@ from kd_lightning.training.nets import load_net
 log = logging.getLogger("kd_lightning")
 
 PROBES = "probes.json"
-CORRUPTED = 2000  # test samples that are corrupted, spread over the split
 COMPARED = 512  # test samples whose representations are compared
 BATCH = 256
 
@@ -39,20 +40,26 @@ Grams = dict[str, Tensor]
 Stored = dict[str, Any]  # contents of probes.json: what was measured -> {key, values}
 
 
-def probe_arms(arms: Sequence[Arm], data: KDDataModule, settings: Config, teacher: nn.Module | None = None) -> None:
+def probe_arms(arms: Sequence[Arm], data: SplitDataModule, settings: Config, teacher: nn.Module | None = None) -> None:
     """Measure every run of every arm, or take what was measured before and lies beside it.
 
     Args:
-        arms: Their runs get ``robustness`` and ``similarity``.
-        data: Prepared data; of other than images nothing is measured.
-        settings: ``compare.robustness`` and ``compare.cka`` say what is measured.
+        arms: Their runs get ``probes`` and ``similarity``.
+        data: Prepared data.
+        settings: ``compare.<probe>`` and ``compare.cka`` say what is measured.
         teacher: The teacher's net where it was not trained here.
     """
-    if data.image_size is None or not len(data.split.test):
+    wanted = [
+        probe
+        for probe in known_probes().values()
+        if probe.fits(data.kind, data.task.classes) and getattr(settings.compare, probe.key, True)
+    ]
+    layers = isinstance(data, KDDataModule) and data.kind == "images" and settings.compare.cka
+    if not len(data.split.test) or not (wanted or layers):
         return
     device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else "cpu")
     source = _source(arms, settings, teacher)
-    likeness = _Likeness(source, data, device) if settings.compare.cka else None
+    likeness = _Likeness(source, data, device) if layers and isinstance(data, KDDataModule) else None
     for arm in arms:
         for run in arm.runs:
             own = source if arm.kind == "teacher" else copy(run)  # a copy: the net that it loads goes with it
@@ -60,8 +67,8 @@ def probe_arms(arms: Sequence[Arm], data: KDDataModule, settings: Config, teache
                 continue
             place = run.folder / PROBES
             stored = _read(place)
-            if settings.compare.robustness:
-                run.robustness = _robust(own, data, device, stored, f"{run.name}, seed {run.seed}")
+            for probe in wanted:
+                run.probes[probe.key] = _probed(probe, own, data, device, stored, f"{run.name}, seed {run.seed}")
             if likeness is not None and arm.kind != "teacher":
                 run.similarity = likeness.of(own, stored)
             write_json(place, stored)
@@ -79,16 +86,57 @@ def _source(arms: Sequence[Arm], settings: Config, net: nn.Module | None) -> Art
     return given
 
 
-def _robust(
-    own: Artifact, data: KDDataModule, device: torch.device, stored: Stored, label: str
-) -> dict[str, list[float]]:
-    """Accuracies under corruption, as stored or measured and put there."""
-    key = digest([own.record["identity"], data.split.fingerprint, data.fingerprint, STRENGTHS, CORRUPTED])
-    if _key(stored, "robustness") != key:
-        log.info(f"Measuring the robustness of {label} ...")
-        stored["robustness"] = {"key": key, "values": _robustness(own, data, device)}
-    values: dict[str, list[float]] = stored["robustness"]["values"]
-    return values
+def _probed(probe: Probe, own: Artifact, data: SplitDataModule, device: torch.device, stored: Stored, name: str) -> Any:
+    """What a probe gives, as stored or measured and put there."""
+    key = digest([own.record["identity"], data.split.fingerprint, data.fingerprint, *probe.settings])
+    if _key(stored, probe.key) != key:
+        log.info(f"Measuring {probe.what} of {name} ...")
+        subject = _Subject(own, data, device)
+        with torch.no_grad():
+            stored[probe.key] = {"key": key, "values": probe.measure(subject)}
+        subject.net.cpu()
+    return stored[probe.key]["values"]
+
+
+class _Subject:
+    """A net and the test samples, as a probe sees them."""
+
+    def __init__(self, own: Artifact, data: SplitDataModule, device: torch.device) -> None:
+        self.net, self._call = _net(own, device), instantiate(own.settings.student.call)
+        self._data, self._device = data, device
+
+    def _known(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Positions and targets of samples that have a target of their own, batch by batch."""
+        positions, kind = _positions(self._data, most), find_target(self._data.task.target)
+        targets = self._data.targets("test") if kind.each == "sample" else torch.zeros(len(self._data.split.test))
+        for part in torch.split(positions[kind.known(targets)[positions]], BATCH):
+            yield part, targets[part].to(self._device)
+
+    def batches(self, most: int) -> Iterator[dict[str, Any]]:
+        """See ``kd_lightning.measures.probe.Subject``."""
+        wanted = {int(i) for part, _ in self._known(most) for i in part}
+        for raw in self._data.loader("test", whole=True):
+            keep = torch.tensor([int(i) in wanted for i in raw["index"]])
+            rows = {k: v[keep] if isinstance(v, Tensor) and len(v) == len(keep) else v for k, v in raw.items()}
+            if len(rows["index"]):
+                yield self._data.ready(rows, self._device)
+
+    def pictures(self, most: int) -> Iterator[dict[str, Any]]:
+        """See ``kd_lightning.measures.probe.Subject``."""
+        assert isinstance(self._data, KDDataModule)
+        for part, targets in self._known(most):
+            image = to_float(self._data.read("test", part)).to(self._device)
+            yield {"index": part, "target": targets, "image": image}
+
+    def answer(self, batch: dict[str, Any]) -> Tensor:
+        """See ``kd_lightning.measures.probe.Subject``."""
+        outputs: Tensor = self._call(self.net, batch)[self._data.task.output]
+        return outputs
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """See ``kd_lightning.measures.probe.Subject``."""
+        assert isinstance(self._data, KDDataModule)
+        return self._data.normalise(images)
 
 
 class _Likeness:
@@ -132,7 +180,7 @@ def _key(stored: Stored, what: str) -> str | None:
     return str(found["key"]) if isinstance(found, dict) and {"key", "values"} <= set(found) else None
 
 
-def _positions(data: KDDataModule, most: int) -> Tensor:
+def _positions(data: SplitDataModule, most: int) -> Tensor:
     """At most so many test samples, evenly spread."""
     size = len(data.split.test)
     return torch.arange(size) if size <= most else torch.linspace(0, size - 1, most).long()
@@ -148,26 +196,6 @@ def _net(own: Artifact, device: torch.device) -> nn.Module:
     """To measure it; loaded once for both measurements."""
     own.net = load_net(own)
     return own.net.to(device).eval()
-
-
-@torch.no_grad()
-def _robustness(own: Artifact, data: KDDataModule, device: torch.device) -> dict[str, list[float]]:
-    """Accuracy as the images are and under every corruption, strongest last."""
-    positions = _positions(data, CORRUPTED)
-    targets = data.targets("test")
-    positions = positions[targets[positions] >= 0]
-    right = dict.fromkeys([("clean", 0.0), *corruptions()], 0)
-    net, call = _net(own, device), instantiate(own.settings.student.call)
-    for part, images in _images(data, positions, device):
-        for kind, strength in right:
-            seen = images if kind == "clean" else corrupt(images, kind, strength, int(part[0]))
-            answer = call(net, {"image": data.normalise(seen)})["logits"].argmax(1).cpu()
-            right[kind, strength] += int((answer == targets[part]).sum())
-    net.cpu()
-    result: dict[str, list[float]] = {}
-    for (kind, _), count in right.items():
-        result.setdefault(kind, []).append(count / max(len(positions), 1))
-    return result
 
 
 @torch.no_grad()

@@ -84,8 +84,7 @@ class Artifact:
         record: Contents of ``arm.json``: seed, metrics, seconds, identity.
         name: For messages: that of its arm.
         net: The net with its selected weights, in eval mode on the CPU, where it is at hand; see ``load_run``.
-        robustness: Kind of corruption -> accuracy on corrupted test samples at each strength, and ``clean`` -> that of
-            the same samples as they are; empty where it was not measured.
+        probes: What was measured of the net itself, by the key of each ``Probe``.
         similarity: Of its layers with the teacher's; None where it was not measured.
     """
 
@@ -93,7 +92,7 @@ class Artifact:
     record: dict[str, Any]
     name: str = "a training"
     net: nn.Module | None = None
-    robustness: dict[str, list[float]] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
     similarity: Any = None
 
     @classmethod

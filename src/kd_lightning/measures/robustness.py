@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_lightning.measures.probe import Probe, Subject
+from kd_lightning.measures.score import Measure
+
+CORRUPTED = 2000  # test samples that are corrupted
 # Kind -> strengths, from mild to hard.
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "noise": (0.1, 0.2, 0.4),  # standard deviation of Gaussian noise, as a share of the range of values
@@ -90,3 +94,37 @@ def _shift(images: Tensor, strength: float, first: int) -> Tensor:
         xs = (torch.arange(width) - dx).clamp(0, width - 1)
         result[rows] = images[rows][:, :, ys][:, :, :, xs]
     return result
+
+
+def accuracies(subject: Subject) -> dict[str, list[float]]:
+    """Accuracy as the images are (``clean``) and under every corruption, strongest last; of samples with a class."""
+    right, count = dict.fromkeys([("clean", 0.0), *corruptions()], 0), 0
+    for batch in subject.pictures(CORRUPTED):
+        images, targets, first = batch["image"], batch["target"], int(batch["index"][0])
+        for kind, strength in right:
+            seen = images if kind == "clean" else corrupt(images, kind, strength, first)
+            answer = subject.answer({"image": subject.normalise(seen)}).argmax(1)
+            right[kind, strength] += int((answer == targets).sum())
+        count += len(targets)
+    result: dict[str, list[float]] = {}
+    for (kind, _), found in right.items():
+        result.setdefault(kind, []).append(found / max(count, 1))
+    return result
+
+
+def mean_accuracy(values: dict[str, list[float]]) -> dict[str, float]:
+    """``corrupted_top1``: the mean over all corruptions."""
+    every = [value for kind, strengths in values.items() if kind != "clean" for value in strengths]
+    return {"corrupted_top1": sum(every) / len(every)} if every else {}
+
+
+ROBUSTNESS = Probe(
+    "robustness",
+    "the robustness",
+    accuracies,
+    mean_accuracy,
+    (Measure("corrupted_top1", "Corrupted top-1"),),
+    takes=("images",),
+    of_classes=True,
+    settings=(STRENGTHS, CORRUPTED),
+)

@@ -66,7 +66,7 @@ def _probes(arm: Arm) -> dict[str, Any]:
     result: dict[str, Any] = {}
     if 0 < len(arm.class_mean) <= MOST_CLASSES:
         result["confusion"] = counts(arm).tolist()
-    if kinds := arm.runs[0].robustness:
+    if kinds := arm.runs[0].probes.get(robustness.ROBUSTNESS.key):
         clean = under(arm, next(kind for kind in kinds if kind != "clean"))[0]
         result["robustness"] = {"clean": clean} | {kind: under(arm, kind)[1:] for kind in kinds if kind != "clean"}
     if one := similarity_of(arm):

@@ -21,7 +21,7 @@ def robust_rows(comparison: Comparison) -> Rows:
         head += [f"{kind} {robustness.SCALE[kind] * one:g}" for one in strengths]
     rows = []
     for arm in comparison.arms:
-        if arm.runs[0].robustness:
+        if robustness.ROBUSTNESS.key in arm.runs[0].probes:
             values = [under(arm, kind) for kind in robustness.STRENGTHS]
             rows.append([arm.name, *map(fmt.percent, [values[0][0], *(y for ys in values for y in ys[1:])])])
     return head, rows

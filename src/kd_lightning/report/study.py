@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from kd_lightning.comparison.results import Comparison
 from kd_lightning.files.artifact import Artifact
 from kd_lightning.measures import format as fmt
+from kd_lightning.measures.score import Score
 from kd_lightning.report.choices import WHICH, choice_rows, paper_protocol
 from kd_lightning.report.console import console as report_console
-from kd_lightning.tasks.score import Score
 
 if TYPE_CHECKING:
     from rich.table import Table

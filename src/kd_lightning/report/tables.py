@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from kd_lightning.comparison.results import Arm, Comparison, Contrast
 from kd_lightning.comparison.stats import with_sd
 from kd_lightning.measures import format as fmt
+from kd_lightning.measures.probe import known_probes
+from kd_lightning.measures.score import Measure, Score
 from kd_lightning.report.plots.alike import last_layer, similarity_of
-from kd_lightning.tasks.score import Measure, Score
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +39,8 @@ def main_table(comparison: Comparison) -> list[Column]:
     """The measures of every arm; those that no arm has are left out."""
     batched = {arm.cost.batched for arm in comparison.arms} - {None}
     batch = f"Latency, batch {batched.pop()}" if len(batched) == 1 else "Latency, batched"
-    columns = [_column(one, comparison) for one in comparison.kind.columns] + [
+    measures = [*comparison.kind.columns, *(one for probe in known_probes().values() for one in probe.columns)]
+    columns = [_column(one, comparison) for one in measures] + [
         Column(name, unit, [cell(arm) for arm in comparison.arms], short, group)
         for group, name, unit, cell, short in _spec(batch)
     ]
@@ -54,7 +56,6 @@ def _column(measure: Measure, comparison: Comparison) -> Column:
 def _spec(batch: str) -> list[tuple[str, str, str, Callable[[Arm], str], bool]]:
     """Of every task: section, name, unit, text of an arm, and whether it is shown where there is little room."""
     return [
-        ("result", "Corrupted top-1", "%", lambda arm: with_sd(arm.summary("corrupted_top1"), 100, 2), False),
         ("similarity", "CKA, last layer", "", _last_cka, False),
         ("tradeoff", "Parameters", "", lambda arm: fmt.quantity(arm.cost.parameters), True),
         ("tradeoff", "FLOPs", "", lambda arm: fmt.quantity(arm.cost.flops), False),

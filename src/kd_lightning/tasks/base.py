@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from kd_lightning.tasks.score import Measure, Score
+from kd_lightning.measures.score import Measure, Score
 
 Answer = dict[str, Any]
 """What a user is told of one sample, as JSON values."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kd_lightning.measures.classes import class_agreement, classification_metrics
+from kd_lightning.measures.score import Measure, Score
 from kd_lightning.tasks.base import Answer, Task
-from kd_lightning.tasks.score import Measure, Score
 
 TOP1 = Score("top1", "Top-1", "%", "points")
 LIKENESS = (

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_lightning.measures.ranks import correlation, ranks
+from kd_lightning.measures.score import Measure, Score
 from kd_lightning.tasks.base import Answer, Task
-from kd_lightning.tasks.score import Measure, Score
 
 
 class Embedding(Task):

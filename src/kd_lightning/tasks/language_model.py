@@ -12,9 +12,9 @@ from torch import Tensor
 
 from kd_lightning.measures.classes import class_agreement
 from kd_lightning.measures.reliability import reliability_curve
+from kd_lightning.measures.score import Measure, Score
 from kd_lightning.tasks.base import Answer, Answering, Task, noting_cuts
 from kd_lightning.tasks.classification import CALIBRATION, LIKENESS, NLL, share
-from kd_lightning.tasks.score import Measure, Score
 
 
 class LanguageModel(Task):

@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from kd_lightning.measures.ranks import correlation, ranks
+from kd_lightning.measures.score import Measure, Score
 from kd_lightning.tasks.base import Answer, Task
-from kd_lightning.tasks.score import Measure, Score
 
 
 class Regression(Task):

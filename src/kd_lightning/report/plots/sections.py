@@ -138,7 +138,7 @@ def classes(comparison: Comparison) -> Plot:
 
 def robust(comparison: Comparison) -> Plot | None:
     """Accuracy against the strength of each corruption; None where it was not measured."""
-    arms = [arm for arm in comparison.arms if arm.runs[0].robustness]
+    arms = [arm for arm in comparison.arms if robustness.ROBUSTNESS.key in arm.runs[0].probes]
     if not arms:
         return None
     look, title = looks(comparison), _robust_title(comparison)
