@@ -185,7 +185,8 @@ def _earlier(folder: Path, artifact: Artifact) -> dict[str, Any]:
         return {}
     if before.get("identity") != artifact.record["identity"]:
         return {}
-    there = {name: figures for name, figures in before["formats"].items() if (folder / FORMATS[name].file).exists()}
+    known = {name: figures for name, figures in before["formats"].items() if name in FORMATS}
+    there = {name: figures for name, figures in known.items() if (folder / FORMATS[name].file).exists()}
     return {**before, "formats": there}
 
 
@@ -219,7 +220,7 @@ def _write_formats(
             continue
         _remove(folder / form.file)
         partial.replace(folder / form.file)
-        if name == "huggingface":
+        if form.with_tokenizer:
             _save_tokenizer(data, folder / form.file)
         formats[name] = figures.as_dict()
     return failures

@@ -28,6 +28,7 @@ class Format:
             ``{file}``, ``{inputs}`` (by name) and ``{tensors}`` (a list), other braces doubled.
         exact: Whether its answers must be PyTorch's; others are judged by the accuracy they keep.
         takes: What it is for: ``image``, ``text``, or both.
+        with_tokenizer: Whether it is a folder that the tokenizer of a text student lies in too.
         packages: What is installed to write and run it; their versions go into the record.
         place: Where it stands in lists; those of one place by name.
     """
@@ -40,5 +41,6 @@ class Format:
     use: str
     exact: bool = True
     takes: tuple[str, ...] = ("image", "text")
+    with_tokenizer: bool = False
     packages: tuple[str, ...] = ()
     place: int = 100

@@ -101,6 +101,7 @@ HUGGINGFACE = Format(
     load=load,
     use=USE,
     takes=("text",),
+    with_tokenizer=True,
     packages=("transformers",),
     place=6,
 )
