@@ -188,8 +188,9 @@ def _task(raw: DictConfig) -> Task:
 
 
 def _check_metrics(metrics: Any, task: Task) -> None:
-    """The metrics must be of the kind of target that the task has."""
-    if metrics.tasks is None or task.target in {find_task(name).target for name in metrics.tasks}:
+    """The metrics must be of the kind of target that the task has, or of a task that it is made from."""
+    known = [find_task(name) for name in metrics.tasks or ()]
+    if metrics.tasks is None or any(isinstance(task, type(one)) or task.target == one.target for one in known):
         return
     raise ValueError(
         f"The metrics, chosen on {metrics.monitor}, are of data.task={' or '.join(metrics.tasks)}; for"
