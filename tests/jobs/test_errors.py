@@ -32,8 +32,7 @@ TRAIN = [*TINY, "job=train", "method=ce"]
         (["ckpt_path=nowhere.ckpt"], "ckpt_path=nowhere.ckpt: no such checkpoint"),
         (
             ["metrics=regression"],
-            "data.task=regression; for data.task=classification take metrics=classification or"
-            " metrics=text_classification",
+            "data.task=regression; for data.task=classification take metrics=classification, or metrics=auto",
         ),
         (["data.val_fraction=0"], "no validation split, so no weights can be chosen as best"),
     ],

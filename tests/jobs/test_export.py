@@ -131,7 +131,7 @@ def test_a_file_that_is_not_good_enough_is_taken_away(finished, cli, tmp_path):
 )  # fmt: skip
 def test_exact_files_are_judged_by_logits_and_int8_by_accuracy(exact, difference, accuracy, good):
     figures = Figures(accuracy, 1, 1.0, 1.0, difference=difference)
-    assert (objection(figures, 0.9, exact, 1e-3, 0.02) is None) == good
+    assert (objection(figures, 0.9, exact, 1e-3, 0.02, "accuracy") is None) == good
 
 
 def test_the_card_runs_as_it_is_written(finished, monkeypatch, record):

@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 from kd_lightning import load_run
-from kd_lightning.deploy.outputs import top_classes
 from kd_lightning.deploy.student import ExportedStudent
+from kd_lightning.tasks.classification import top_classes
 from tests.jobs.browser import Browser, stop
 from tests.jobs.finished import finished_run, pictures
 
