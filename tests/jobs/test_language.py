@@ -58,7 +58,7 @@ def test_the_ranks_of_a_distributed_training_do_not_wait_for_their_first(tmp_pat
     monkeypatch.chdir(tmp_path)
     settled = settle(Command(composed(*TINY)))
     store = shared_nets(settled.settings.teacher.store)
-    training = Training(settled.settings, settled.data, None, "a net", "teacher")
+    training = Training(settled.settings, settled.data, {}, "a net", Part.TEACHER)
     with store.held(training):
         monkeypatch.setattr(store_module, "fit", lambda *given: given[1])
         monkeypatch.setattr(store_module, "is_main_process", lambda: False)

@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from kd_lightning.config.check import check_targets
 from kd_lightning.config.command import Command
 from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.roles import check_roles, node_of, table
 from kd_lightning.config.schema import Config, Method
 from kd_lightning.config.schema_jobs import Export
-from kd_lightning.config.two_tokenizers import two_tokenizers, with_teacher_tokens
+from kd_lightning.config.two_tokenizers import PREFIX, two_tokenizers, with_teacher_tokens
 from kd_lightning.config.values import plain, read_raw, settings_of
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.files.artifact import SETTINGS, Artifact, student_folder
@@ -68,19 +69,24 @@ class Settled:
         """The data once more, for a choice of its own among the samples."""
         return build_data(self.raw)
 
-    def of_teacher(self) -> Settled:
-        """That of the teacher's own training: its net in the place of the student, ``teacher.fit`` laid over."""
+    def of_role(self, name: str) -> Settled:
+        """That of a frozen role's own training: its net in the place of the student, its ``fit`` laid over."""
         content: Any = OmegaConf.to_container(_before_refinement(self.raw))
-        fit = dict(content["teacher"]["fit"])
+        role = node_of(content, name)
+        fit = dict(role["fit"])
         # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
-        content["student"] = {key: content["teacher"][key] for key in content["student"]} | {"fit": None}
+        content["student"] = {key: role[key] for key in content["student"]} | {"fit": None}
         content["method"] = fit.pop("method", content["method"])
-        content["seed"] = content["teacher"]["seed"]
-        for own in ("views", "select"):  # what the student sees of the data is not the teacher's business
+        content["seed"] = role["seed"]
+        for own in ("views", "select"):  # what the student sees of the data is not the business of who teaches it
             content["data"].pop(own, None)
-        with_teacher_tokens(content)
+        further = (content.get("roles") or {}).items()
+        content["roles"] = {key: one for key, one in further if one["follows"] is None and key != name}
+        other = two_tokenizers(self.settings) and table(self.settings)[name].call.get("prefix") == PREFIX
+        if other:
+            with_teacher_tokens(content)
         raw = _laid_over(content, fit)
-        return Settled(build_data(raw) if two_tokenizers(self.settings) else self.data, raw)
+        return Settled(build_data(raw) if other else self.data, raw)
 
     def of_pilot(self) -> Config:
         """The values of the pilot student that chooses samples: trained alone, on all of them.
@@ -112,9 +118,10 @@ def settle(command: Command) -> Settled:
     """The configuration of a command, checked, with its data.
 
     Raises:
-        ValueError: A misspelt argument, or metrics that are not of the data's task.
+        ValueError: A misspelt argument, roles that cannot be, or metrics that are not of the data's task.
     """
     check_targets(command.raw)
+    check_roles(command.settings)
     raw = copy.deepcopy(command.raw)
     return Settled(build_data(raw), raw)
 
