@@ -13,6 +13,7 @@ from kd_lightning.config.schema import register
 from kd_lightning.config.values import settings_of
 from kd_lightning.experiment.settle import settle
 from kd_lightning.experiment.upstream import prepare_student
+from kd_lightning.files.artifact import Part
 from kd_lightning.files.runs import register_resolvers
 from kd_lightning.models.registry import load_body
 from kd_lightning.training import store as store_module

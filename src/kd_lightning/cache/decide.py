@@ -88,8 +88,8 @@ def provide(plan: Plan, own: FrozenRole, mode: str, reads: int) -> None:
     stale = plan.stale(faults)
     if stale and mode == "read":
         raise CacheError(
-            f"{', '.join(stale)} in {plan.store.folder} are not what the {own.name} gives now (its code may have changed"
-            " since)",
+            f"{', '.join(stale)} in {plan.store.folder} are not what the {own.name} gives now (its code may have"
+            " changed since)",
             "Remove that folder and write anew with job=cache.",
         )
     for name in stale:
@@ -139,6 +139,6 @@ def _check_room(plan: Plan, own: FrozenRole, faults: dict[Place, str]) -> None:
     )
     raise CacheError(
         f"{plan.what} would take {rough_size(size)}, more than {why}",
-        f"Raise {own.key}.max_gb or make room, or store less: fewer teacher.views (now {plan.views}), {own.key}.topk for"
-        f" many classes, a method that asks for smaller signals; or set {own.key}.cache=off.",
+        f"Raise {own.key}.max_gb or make room, or store less: fewer teacher.views (now {plan.views}), {own.key}.topk"
+        f" for many classes, a method that asks for smaller signals; or set {own.key}.cache=off.",
     )

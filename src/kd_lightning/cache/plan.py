@@ -161,8 +161,8 @@ def _check(own: FrozenRole, asked: Sequence[Reference]) -> None:
     if settings.method.rollout is not None:
         name = str(settings.method.rollout["_target_"]).rpartition(".")[2]
         raise CacheError(
-            f"the method {settings.method.name} changes the batch ({name}), so that the {own.name} sees other inputs than"
-            " those of the data",
+            f"the method {settings.method.name} changes the batch ({name}), so that the {own.name} sees other inputs"
+            " than those of the data",
             f"Set {key}.cache=auto or off.",
         )
     classes = own.data.num_classes or 0

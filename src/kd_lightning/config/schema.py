@@ -30,8 +30,8 @@ class Role:
     """Start from the body of another run or checkpoint, whatever its head (models of transformers)."""
     fit: dict[str, Any] | None = None
     """A partial configuration laid over the whole one: what is trained before. Of a frozen role: itself, where it has
-    no checkpoint. Of the student: its body, once for all arms and seeds, such as general distillation on plain text from
-    the teacher as it is built."""
+    no checkpoint. Of the student: its body, once for all arms and seeds, such as general distillation on plain text
+    from the teacher as it is built."""
     quantise: bool = False
     """Of the student: refine a finished one (``checkpoint``) under the rounding of int8, for export as onnx_int8 or
     executorch_int8."""

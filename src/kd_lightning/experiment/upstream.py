@@ -104,8 +104,8 @@ def check_asked(settings: Config, asked: Iterable[str]) -> None:
     for name in settings.roles:
         if name not in asked and not any(f"{name}." in method for method in before):
             raise ValueError(
-                f"roles.{name} is set, but no term of {settings.method.name} asks it. Let an input of a term name it, such"
-                f" as method.terms.kd.inputs.teacher={name}.logits, or leave it out: ~roles.{name}"
+                f"roles.{name} is set, but no term of {settings.method.name} asks it. Let an input of a term name it,"
+                f" such as method.terms.kd.inputs.teacher={name}.logits, or leave it out: ~roles.{name}"
             )
 
 

@@ -56,19 +56,19 @@ def text_model(serve: Serve, export: Path, load: Callable[[], Runner]) -> Any:
 
 def teacher_beside(record: dict[str, Any], export: Path) -> partial[Runner] | None:
     """What loads the teacher; None, with a line of log, where it cannot be served beside the student."""
-    if record["teacher"] is None:
+    told = record["teacher"]
+    if told is None:
         return None
-    folder, settings = record["teacher"]["folder"], read_settings(export / SETTINGS)
-    name = record["teacher"].get("role", TEACHER)
-    role = frozen(settings)[name]
+    folder, name = told["folder"], told.get("role", TEACHER)
+    role = frozen(read_settings(export / SETTINGS))[name]
     if role.call.get("prefix"):
-        log.info(f"The teacher {record['teacher']['name']} has a tokenizer of its own: the student is served alone.")
+        log.info(f"The teacher {told['name']} has a tokenizer of its own: the student is served alone.")
         return None
     if folder is not None and (Path(folder) / WEIGHTS).is_file():
         return partial(stored_teacher, folder)
     if folder is None and _is_given(role):
         return partial(given_teacher, export / SETTINGS, name)
-    log.info(f"The teacher {record['teacher']['name']} is not on this machine: the student is served alone.")
+    log.info(f"The teacher {told['name']} is not on this machine: the student is served alone.")
     return None
 
 
