@@ -96,9 +96,9 @@ def test_stopped_and_resumed_it_is_the_same_bit_for_bit(cli, monkeypatch):
 
 
 def test_every_frozen_role_is_an_arm_and_one_is_trained_before(cli):
-    trained = ["+role@roles.b=trained", "+roles.b.fit.trainer.max_epochs=1"]
-    arguments = [one for one in STRANGERS if one != "+role@roles.b=frozen"]
-    outcome = cli(*trained, *arguments, "trainer.max_epochs=1")
+    arguments = [one.replace("roles.b=frozen", "roles.b=trained") for one in STRANGERS]
+    arguments += ["+roles.b.fit.trainer.max_epochs=1", "trainer.max_epochs=1"]
+    outcome = cli(*arguments)
     assert outcome.code == 0, outcome.text
     assert "b mlp: training" in outcome.text
     assert "a resnet8: used as it is built" in outcome.text
@@ -118,7 +118,7 @@ def test_every_frozen_role_is_an_arm_and_one_is_trained_before(cli):
     # The same roles again: found, not trained; of other weights it is another training.
     identities = set()
     for seed in (2, 3):
-        once = cli(*trained, *arguments, "job=train", "trainer.max_epochs=1", f"roles.a.seed={seed}")
+        once = cli(*arguments, "job=train", f"roles.a.seed={seed}")
         assert "b mlp: finished earlier" in once.text, once.text
         identities.add(json.loads((once.folder / "arm.json").read_text())["identity"])
     assert len({*identities, distilled["identity"]}) == 3
