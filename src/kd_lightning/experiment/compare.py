@@ -117,7 +117,7 @@ def build_comparison(
     if isinstance(data, KDDataModule):
         probe_arms(arms, data, settings, teacher)
     remarks = []
-    if two_tokenizers(settings) and teacher is not None:
+    if two_tokenizers(settings) and teacher is not None and teacher.role.call.get("prefix"):
         arms = [arm for arm in arms if arm.name != teacher.name]
         remarks = likelihood_remarks(settings, data, teacher, arms)
     remarks += [remark for arm in arms for remark in follower_remarks(arm)]

@@ -119,12 +119,9 @@ def open_experiment(settled: Settled, recipes: list[Recipe], folder: Path) -> Ex
         recipes: The arms.
         folder: The choice of the samples is written there, and a pilot for it trained.
     """
-    asked = [name for one in recipes for name in _asked(settled.under(settled.settings.seed, one.method), one)]
-    check_asked(settled.settings, asked)
-    selects = settled.settings.data.get("select") is not None
-    sources = obtain_roles(settled, first_roles(settled.settings, asked, selects))
+    sources = obtain_roles(settled, frozen_of(settled, recipes))
     settled, chosen = prepare_student(settled), None
-    if selects:
+    if settled.settings.data.get("select") is not None:
         chosen = settled.read_again() if any(recipe.all_samples for recipe in recipes) else settled.data
         select_training(settled, chosen, next(iter(sources.values())), folder)
     return Experiment(settled, recipes, sources, chosen)
@@ -135,6 +132,18 @@ def _asked(settings: Config, recipe: Recipe) -> tuple[str, ...]:
     if recipe.taught is False:
         return ()
     return asked_roles(settings) or ((TEACHER,) if recipe.taught else ())
+
+
+def frozen_of(settled: Settled, recipes: list[Recipe]) -> list[str]:
+    """The frozen roles that these recipes need, in the order of the table.
+
+    Raises:
+        ValueError: A further role that none of them asks.
+    """
+    settings = settled.settings
+    asked = [name for one in recipes for name in _asked(settled.under(settings.seed, one.method), one)]
+    check_asked(settings, asked)
+    return first_roles(settings, asked, settings.data.get("select") is not None)
 
 
 def first_roles(settings: Config, asked: Collection[str], selects: bool) -> list[str]:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from kd_lightning.config.check import check_targets
 from kd_lightning.config.command import Command
 from kd_lightning.config.conf_dir import conf_dir
-from kd_lightning.config.roles import check_roles, node_of, table
+from kd_lightning.config.roles import check_roles, key_of, node_of, table
 from kd_lightning.config.schema import Config, Method
 from kd_lightning.config.schema_jobs import Export
 from kd_lightning.config.two_tokenizers import PREFIX, two_tokenizers, with_teacher_tokens
@@ -71,7 +71,7 @@ class Settled:
 
     def of_role(self, name: str) -> Settled:
         """That of a frozen role's own training: its net in the place of the student, its ``fit`` laid over."""
-        content: Any = OmegaConf.to_container(_before_refinement(self.raw))
+        content: Any = OmegaConf.to_container(_before_refinement(self.raw, name))
         role = node_of(content, name)
         fit = dict(role["fit"])
         # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
@@ -178,8 +178,8 @@ def _laid_over(content: dict[str, Any], fit: dict[str, Any]) -> DictConfig:
     return merged
 
 
-def _before_refinement(raw: DictConfig) -> DictConfig:
-    """The configuration that the student was first trained under, where ``raw`` refines it with the same teacher.
+def _before_refinement(raw: DictConfig, name: str) -> DictConfig:
+    """The configuration that the student was first trained under, where ``raw`` refines it with the same frozen role.
 
     The few epochs and the small learning rate of a refinement are not the teacher's: such a teacher would be worse than
     the student, and spoil it.
@@ -189,6 +189,10 @@ def _before_refinement(raw: DictConfig) -> DictConfig:
         return raw
     first = OmegaConf.merge(OmegaConf.structured(Config), read_raw(student_folder(Path(source)) / SETTINGS))
     assert isinstance(first, DictConfig)
-    first.teacher.store, first.logger = raw.teacher.store, raw.logger
-    both = [[OmegaConf.to_container(one[key], resolve=True) for key in ("teacher", "data")] for one in (first, raw)]
+    now, then = (OmegaConf.select(one, key_of(name)) for one in (raw, first))
+    if then is None:
+        return raw
+    then.store, first.logger = now.store, raw.logger
+    pairs = ((then, first.data), (now, raw.data))
+    both = [[OmegaConf.to_container(one, resolve=True) for one in pair] for pair in pairs]
     return first if both[0] == both[1] else raw
