@@ -157,3 +157,15 @@ def test_a_follower_moves_after_every_step_of_the_optimiser_only(cli, monkeypatc
     outcome = cli(*TRAIN, "trainer.accumulate_grad_batches=3", "trainer.max_epochs=1")
     assert outcome.code == 0, outcome.text
     assert moves == ["c"] * 3  # seven batches: three, three and one
+
+
+def test_a_role_may_learn_from_another_before(cli):
+    """A teacher's assistant: trained by distillation, then the only one that the student asks."""
+    arguments = [*TINY, "job=train", "teacher.fit=null", "trainer.max_epochs=1", "method=kd"]
+    arguments += ["+role@roles.b=trained", "+model@roles.b=mlp", "method.terms.kd.inputs.teacher=b.logits"]
+    outcome = cli(*arguments, "method@roles.b.fit.method=kd")
+    assert outcome.code == 0, outcome.text
+    assert outcome.text.index("teacher resnet8: used as it is built") < outcome.text.index("b mlp: training")
+    assert len(list(Path("outputs/teachers").glob("mlp-*"))) == 1
+    circle = cli(*arguments, "method@roles.b.fit.method=kd", "roles.b.fit.method.terms.kd.inputs.teacher=b.logits")
+    assert "b.logits names no role: there are student" in circle.text

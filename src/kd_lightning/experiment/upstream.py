@@ -76,10 +76,10 @@ def role_place(settled: Settled, name: str) -> Path:
 
 
 def _training(settled: Settled, name: str, above: Collection[str]) -> Training:
-    """That of a role; it may learn from others."""
+    """That of a role; it may learn from others, as the student has them."""
     own = settled.of_role(name)
     asked = asked_roles(own.settings)
-    settings, theirs = with_roles(own.settings, asked), nets(obtain_roles(own, asked, above))
+    settings, theirs = with_roles(own.settings, asked), nets(obtain_roles(settled, asked, above))
     label = f"{name} {frozen(settled.settings)[name].name}"
     return Training(settings, own.data, theirs, label, Part.TEACHER)
 
