@@ -107,7 +107,7 @@ class Evaluations(nn.ModuleList):
     @property
     def references(self) -> list[Reference]:
         """What is measured, on what."""
-        return [reference for one in self for reference in one.inputs.values()]  # type: ignore[union-attr, operator]
+        return [reference for one in self for reference in one.inputs.values()]  # type: ignore[operator]
 
     def update(self, split: str, resolve: Callable[[Reference], Any]) -> Iterator[MetricCollection]:
         """Add a batch to the metrics of a split; gives those of each role."""
