@@ -127,7 +127,7 @@ def cases_of(cfg: DictConfig, data: Any) -> dict[str, Case]:
         cfg.method.stages = []
         settings = settings_of(cfg)
         teacher = build_net(settings.teacher, 0).eval()
-        training = Training(settings, data, teacher)
+        training = Training(settings, data, {"teacher": teacher})
         cases |= _capture(build_distiller(training, student_net(settings, teacher))[0], data)
     return cases
 

@@ -35,6 +35,7 @@ FOLDERS = (
 RAW = ("__main__", "launch", "config", "files.runs", "jobs", "experiment.settle", "tuning")
 """Where configuration may be raw; below ``experiment/settle.py`` it is typed."""
 TASKS = {"classification", "token_classification", "causal_lm", "masked_lm", "language_model", "regression"}
+ROLES = {"teacher", "student"}
 TASKS |= {"embedding", "multilabel", "segmentation", "detection"}
 
 
@@ -171,14 +172,21 @@ class House:
 
     def task_switches(self) -> list[str]:
         """Comparisons with a task's name outside the rooms of tasks."""
+        return self._comparisons(TASKS, ("kd_lightning.tasks", "kd_lightning.data.text"))
+
+    def role_switches(self) -> list[str]:
+        """Comparisons with a role's name outside the room of roles."""
+        return self._comparisons(ROLES, ("kd_lightning.config.roles",))
+
+    def _comparisons(self, names: set[str], rooms: tuple[str, ...]) -> list[str]:
         found = []
         for module in self.modules.values():
-            if module.name.startswith(("kd_lightning.tasks", "kd_lightning.data.text")):
+            if module.name.startswith(rooms):
                 continue
             for node in module.nodes:
                 if isinstance(node, ast.Compare):
                     said = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
-                    found += [f"{module.name}:{node.lineno}"] if said & TASKS else []
+                    found += [f"{module.name}:{node.lineno}"] if said & names else []
         return found
 
 
@@ -221,6 +229,7 @@ def main() -> None:
         ("files over 300 lines", house.long_files()),
         ("functions over 60 lines", house.long_functions()),
         ("comparisons with a task's name outside its rooms", house.task_switches()),
+        ("comparisons with a role's name outside its room", house.role_switches()),
     ):
         print(f"{what}: {len(found)}")
         if "-v" in sys.argv[1:]:

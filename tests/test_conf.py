@@ -36,6 +36,7 @@ def test_every_group_is_looked_at():
         "trainer",
         "metrics",
         "rollout",
+        "role",
     }
     assert {p.name for p in CONF.iterdir() if p.is_dir()} == tested | {"callbacks", "logger", "hydra"}
 
@@ -72,6 +73,16 @@ def test_terms_become_terms(name):
 def test_rollouts(name):
     node = compose("config", [f"+rollout@method.rollout={name}"]).method.rollout
     assert callable(instantiate(node))
+
+
+@pytest.mark.parametrize("name", choices("role"))
+def test_roles(name):
+    from kd_lightning.config.roles import check_roles, followers, frozen
+
+    model = [] if name == "ema" else ["+model@roles.b=resnet8"]
+    settings = settings_of(compose("config", [f"+role@roles.b={name}", *model]))
+    check_roles(settings)
+    assert list(frozen(settings) | followers(settings)) == ["teacher", "b"]
 
 
 @pytest.mark.parametrize("name", choices("optimizer"))

@@ -50,6 +50,10 @@ def test_a_task_is_named_in_its_rooms_only(house):
     assert len(house.task_switches()) <= 19
 
 
+def test_a_role_is_named_in_its_room_only(house):
+    assert house.role_switches() == []
+
+
 def test_every_folder_says_its_idea():
     for path in PACKAGE.rglob("__init__.py"):
         said = idea(path.parent)

@@ -12,10 +12,16 @@ from kd_lightning.config.conf_dir import conf_dir
 from kd_lightning.config.schema import register
 from kd_lightning.experiment.selection import FILE, select_training
 from kd_lightning.experiment.settle import settle
+from kd_lightning.experiment.upstream import Source
 from kd_lightning.files.runs import register_resolvers
 from tests.conftest import QUICK, TINY
 
 TEXT = [*(one for one in QUICK if not one.startswith("model@")), "model@teacher=tiny_bert", "model@student=tiny_bert"]
+
+
+def taught_by(settled, net):
+    """A net in the place of the teacher."""
+    return Source("teacher", settled.settings.teacher, net)
 
 
 class Bright(nn.Module):
@@ -53,7 +59,7 @@ def test_only_what_the_teacher_gets_right_is_left(tmp_path):
     teacher, targets = Bright(), data.targets("train")
     right = answers(teacher, data) == targets
     assert 0 < right.sum() < len(right)
-    record = select_training(settled, data, teacher, tmp_path)
+    record = select_training(settled, data, taught_by(settled, teacher), tmp_path)
     assert data.num_samples == record["kept"] == int(right.sum())
     assert torch.equal(data.targets("train"), targets[right])
     assert bool((answers(teacher, data) == data.targets("train")).all())
@@ -65,7 +71,7 @@ def test_nothing_is_asked_for(tmp_path):
     settled = settle(Command(composed()))
     data = settled.data
     before = data.split.fingerprint
-    assert select_training(settled, data, Bright(), tmp_path) is None
+    assert select_training(settled, data, taught_by(settled, Bright()), tmp_path) is None
     assert data.split.fingerprint == before
 
 
@@ -75,14 +81,14 @@ def test_a_pilot_is_trained_alone_and_judges_too(tmp_path):
     )
     data = settled.data
     size = data.num_samples
-    record = select_training(settled, data, Bright(), tmp_path)
+    record = select_training(settled, data, taught_by(settled, Bright()), tmp_path)
     assert (tmp_path / "pilot" / "student.safetensors").is_file()
     assert record["left_out_by"]["pilot_wrong"] == size - record["kept_by_rules"]
     again = settle(
         Command(composed(f"data.select={{teacher_right: false, pilot: {tmp_path / 'pilot'}, min_per_class: 1}}"))
     )
     other = again.data
-    assert select_training(again, other, Bright(), tmp_path)["kept"] == record["kept"]
+    assert select_training(again, other, taught_by(again, Bright()), tmp_path)["kept"] == record["kept"]
     assert other.split.fingerprint == data.split.fingerprint
 
 
@@ -106,7 +112,7 @@ def test_texts_without_a_label_get_the_teachers(tmp_path):
     data = settled.data
     missing = data.targets("train") == -100
     assert 40 < missing.sum() < 100
-    record = select_training(settled, data, Short(), tmp_path)
+    record = select_training(settled, data, taught_by(settled, Short()), tmp_path)
     assert record["unlabelled"] == record["unlabelled_kept"] == int(missing.sum())
     assert (data.targets("train") >= 0).all()
 
@@ -117,4 +123,4 @@ def test_tasks_without_classes_are_refused(tmp_path):
     cfg.data.select = {}
     settled = settle(Command(cfg))
     with pytest.raises(ValueError, match=r"data\.task=regression has none"):
-        select_training(settled, settled.data, Bright(), tmp_path)
+        select_training(settled, settled.data, taught_by(settled, Bright()), tmp_path)

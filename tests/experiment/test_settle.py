@@ -23,7 +23,7 @@ def test_the_command_stays_as_it_was_composed():
     assert (one.seed, other.seed) == (3, 4)
     # What refers to the seed follows it.
     assert (one.method.rollout["generation"]["seed"], other.method.rollout["generation"]["seed"]) == (3, 4)
-    teacher = settled.of_teacher()
+    teacher = settled.of_role("teacher")
     assert teacher.data is settled.data
     assert teacher.settings.student.net == settled.settings.teacher.net
     assert teacher.settings.method.name == "ce"

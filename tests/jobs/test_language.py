@@ -13,6 +13,7 @@ from kd_lightning.config.schema import register
 from kd_lightning.config.values import settings_of
 from kd_lightning.experiment.settle import settle
 from kd_lightning.experiment.upstream import prepare_student
+from kd_lightning.files.artifact import Part
 from kd_lightning.files.runs import register_resolvers
 from kd_lightning.models.registry import load_body
 from kd_lightning.training import store as store_module
@@ -58,7 +59,7 @@ def test_the_ranks_of_a_distributed_training_do_not_wait_for_their_first(tmp_pat
     monkeypatch.chdir(tmp_path)
     settled = settle(Command(composed(*TINY)))
     store = shared_nets(settled.settings.teacher.store)
-    training = Training(settled.settings, settled.data, None, "a net", "teacher")
+    training = Training(settled.settings, settled.data, {}, "a net", Part.TEACHER)
     with store.held(training):
         monkeypatch.setattr(store_module, "fit", lambda *given: given[1])
         monkeypatch.setattr(store_module, "is_main_process", lambda: False)

@@ -24,7 +24,7 @@ from kd_lightning.files.runs import register_resolvers
 from kd_lightning.jobs.methods import method_infos
 from kd_lightning.training.distiller import build_distiller
 from kd_lightning.training.nets import build_net, student_net
-from kd_lightning.training.objective import needs_teacher
+from kd_lightning.training.objective import asked_roles
 from kd_lightning.training.training import Training
 
 # Teacher, student and their options; 32x32 images for all. The stride leaves ResNet-18 maps of more than one pixel.
@@ -83,8 +83,8 @@ def _net(*pair: str) -> nn.Module:
 def build(pair: list[str], method: str) -> Distiller:
     """The distiller of a method on a pair, as ``job=train`` builds it."""
     settings = config(pair, method)
-    teacher = copy.deepcopy(_net(*pair)) if needs_teacher(settings.method) else None
-    return build_distiller(Training(settings, shared_data(), teacher), student_net(settings, teacher))[0]
+    frozen = {name: copy.deepcopy(_net(*pair)) for name in asked_roles(settings)}
+    return build_distiller(Training(settings, shared_data(), frozen), student_net(settings, frozen.get("teacher")))[0]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from kd_lightning.experiment.settle import settle
 from kd_lightning.jobs.methods import method_infos
 from kd_lightning.training.distiller import build_distiller
 from kd_lightning.training.nets import build_net
-from kd_lightning.training.objective import needs_teacher
+from kd_lightning.training.objective import asked_roles
 from kd_lightning.training.training import Training
 from tests.methods.build import PLAIN, composed, train
 
@@ -39,8 +39,8 @@ WRITING = ["gkd", "seqkd", "minillm", "distillm", "distillm_reverse"]
 def assembled(tmp_path, method, *overrides):
     settled = settle(Command(composed(*TEXT, f"method={method}", f"data.cache_dir={tmp_path}/text", *overrides)))
     settings, data = settled.settings, settled.data
-    teacher = build_net(settings.teacher, 0) if needs_teacher(settings.method) else None
-    return build_distiller(Training(settings, data, teacher), build_net(settings.student, 1))[0], data
+    frozen = {name: build_net(settings.teacher, 0) for name in asked_roles(settings)}
+    return build_distiller(Training(settings, data, frozen), build_net(settings.student, 1))[0], data
 
 
 def test_methods_with_a_rollout_of_text_say_so():
@@ -91,9 +91,9 @@ def test_without_a_rollout_the_texts_of_the_data_are_learnt(tmp_path, method):
 
 def test_seqkd_asks_for_a_teacher_that_no_term_names():
     cfg = composed(*TEXT, "method=seqkd")
-    assert needs_teacher(settings_of(cfg).method)
+    assert asked_roles(settings_of(cfg)) == ("teacher",)
     assert "teacher." not in str(OmegaConf.to_container(cfg.method.terms))
-    assert not needs_teacher(settings_of(composed(*TEXT, "method=ce")).method)
+    assert asked_roles(settings_of(composed(*TEXT, "method=ce"))) == ()
 
 
 def test_another_rollout_is_a_choice(tmp_path):

@@ -1,1 +1,1 @@
-"""The teacher whose answers are stored: decided, planned, written, read."""
+"""Frozen roles whose answers are stored: decided, planned, written, read."""

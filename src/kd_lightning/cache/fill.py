@@ -30,7 +30,9 @@ Replay = Callable[[Iterable[Draw]], Iterable[dict[str, Any]]]
 _REPORT_SECONDS = 30.0
 
 
-def fill(store: Store, missing: Iterable[Place], forward: Forward, replay: Replay, batch_size: int) -> None:
+def fill(
+    store: Store, missing: Iterable[Place], forward: Forward, replay: Replay, batch_size: int, key: str = "teacher"
+) -> None:
     """Write these shards. Complete ones stay if it is stopped; several processes may do it at once and share the work.
 
     Args:
@@ -39,28 +41,29 @@ def fill(store: Store, missing: Iterable[Place], forward: Forward, replay: Repla
         forward: Raw batch -> values by signal name, each (B, ...).
         replay: Draws -> raw batches with ``index`` and ``view``, in this order.
         batch_size: Samples in a batch.
+        key: Where the role is set, for messages.
 
     Raises:
         NotStorableError: A value is too large for the type it is stored as, or its shape is not the expected one.
     """
     missing = list(missing)
     for place in missing:
-        _remove_if_damaged(store, place)
+        _remove_if_damaged(store, place, key)
     store.folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(store.folder)
     _write_facts(store)
-    filling = _Filling(store, missing, batch_size)
+    filling = _Filling(store, missing, batch_size, key)
     for batch in replay(filling.draws()):
         filling.add(batch["view"], batch["index"], forward(batch))
 
 
-def _remove_if_damaged(store: Store, place: Place) -> None:
+def _remove_if_damaged(store: Store, place: Place, key: str) -> None:
     try:  # looked at again: another process may have mended it
         open_shard(store.path(place), store.identity(place))
     except FileNotFoundError:
         pass
     except DamagedShardError as error:
-        log.warning(f"teacher cache: {error}; it is written anew.")
+        log.warning(f"{key} cache: {error}; it is written anew.")
         store.path(place).unlink(missing_ok=True)
 
 
@@ -75,8 +78,8 @@ def _write_facts(store: Store) -> None:
 class _Filling:
     """Which rows are wanted, and the shards that are being put together."""
 
-    def __init__(self, store: Store, missing: list[Place], batch_size: int) -> None:
-        self.store, self.batch_size = store, batch_size
+    def __init__(self, store: Store, missing: list[Place], batch_size: int, key: str) -> None:
+        self.store, self.batch_size, self.key = store, batch_size, key
         block = max(place.signal.shard_rows for place in missing)
         self.units: dict[tuple[int, int], list[Place]] = {}
         for place in missing:
@@ -107,7 +110,7 @@ class _Filling:
             if place not in self.buffers:
                 shape = (self.store.rows_of(place), *place.signal.shape)
                 self.buffers[place], self.filled[place] = torch.empty(shape, dtype=place.signal.stored), 0
-            rows = as_stored(values[place.signal.name][low - first : high - first], place.signal)
+            rows = as_stored(values[place.signal.name][low - first : high - first], place.signal, self.key)
             self.buffers[place][low - place.start : high - place.start] = rows
             self.filled[place] += high - low
             if self.filled[place] == self.store.rows_of(place):
@@ -119,7 +122,7 @@ class _Filling:
         if done and now - self.reported > _REPORT_SECONDS:
             self.reported = now
             left = (now - self.started) / done * (total - done)
-            log.info(f"teacher cache: {done} of {total} parts written, about {left:.0f} s left")
+            log.info(f"{self.key} cache: {done} of {total} parts written, about {left:.0f} s left")
 
 
 def _batches(spans: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
@@ -135,7 +138,7 @@ def _batches(spans: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int
             yield low, min(low + size, stop)
 
 
-def as_stored(values: Tensor, signal: Signal) -> Tensor:
+def as_stored(values: Tensor, signal: Signal, key: str = "teacher") -> Tensor:
     """Values in the type that they are stored as, on the CPU.
 
     Raises:
@@ -150,6 +153,6 @@ def as_stored(values: Tensor, signal: Signal) -> Tensor:
     if rows.is_floating_point() and bool((rows.isinf() & values.isfinite()).any()):
         raise NotStorableError(
             f"'{signal.name}' reaches {values.abs().max().item():.3g}, too large for"
-            f" {str(signal.stored).removeprefix('torch.')} (teacher.cache_dtype=bf16 or fp32 holds it)"
+            f" {str(signal.stored).removeprefix('torch.')} ({key}.cache_dtype=bf16 or fp32 holds it)"
         )
     return rows.cpu()

@@ -1,4 +1,4 @@
-"""The teacher as it runs in a step, on its own; and all that decides what it gives."""
+"""A frozen role as it runs in a step, on its own; and all that decides what it gives."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from kd_lightning.cache.frozen import FrozenRole
 from kd_lightning.config.identity import of_answers
-from kd_lightning.config.schema import Config, Trainer
 from kd_lightning.config.values import plain
 from kd_lightning.core.device import training_device
-from kd_lightning.core.roles import Role
 from kd_lightning.data.arrays import fingerprint
-from kd_lightning.data.base import SplitDataModule
 
 # Raised when the layout or the meaning of what is stored changes.
 VERSION = 1
-# Autocast of the trainer's precisions, under which a live teacher would run.
+# Autocast of the trainer's precisions, under which a live role would run.
 _AUTOCAST = {"32-true": None, "32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -35,32 +33,31 @@ class CacheError(Exception):
         self.remedy = remedy
 
 
-class LiveTeacher:
-    """The teacher as it would run in a step; as a context it is on its device.
+class LiveRole:
+    """A frozen role as it would run in a step; as a context it is on its device.
 
     Args:
-        trainer: Its options in the training.
-        data: Makes batches of raw ones.
-        role: The live teacher, with its taps set.
+        own: The role, with its taps set.
         names: Signal of the role -> name in the store.
 
     Raises:
         CacheError: A precision under which nothing is stored.
     """
 
-    def __init__(self, trainer: Trainer, data: SplitDataModule, role: Role, names: dict[str, str]) -> None:
+    def __init__(self, own: FrozenRole, names: dict[str, str]) -> None:
+        trainer = own.settings.trainer
         if str(trainer.precision) not in _AUTOCAST:
             raise CacheError(
-                f"trainer.precision={trainer.precision} converts the teacher itself, and what it gives then is not"
+                f"trainer.precision={trainer.precision} converts the {own.name} itself, and what it gives then is not"
                 " stored",
-                f"Set teacher.cache=off, or a precision of {', '.join(_AUTOCAST)}.",
+                f"Set {own.key}.cache=off, or a precision of {', '.join(_AUTOCAST)}.",
             )
-        self.data, self.role, self.names = data, role, dict(names)
+        self.data, self.role, self.names = own.data, own.role, dict(names)
         self.device = training_device(trainer.accelerator, trainer.devices)
         self.channels_last: bool = trainer.channels_last
         self.autocast = _AUTOCAST[str(trainer.precision)]
 
-    def __enter__(self) -> LiveTeacher:
+    def __enter__(self) -> LiveRole:
         self.role.to(self.device)
         return self
 
@@ -86,23 +83,24 @@ class LiveTeacher:
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, dtype=self.autocast)
 
 
-def facts(settings: Config, data: SplitDataModule, live: LiveTeacher, teacher: nn.Module) -> dict[str, Any]:
+def facts(own: FrozenRole, live: LiveRole) -> dict[str, Any]:
     """All that decides the numbers, as JSON values: the key of a store is their hash.
 
     The student, its seed, its method and the order of the samples are not among them, so that all share one store.
     """
-    weights = [part for name, value in sorted(teacher.state_dict().items()) for part in (name, _hashable(value))]
+    data = own.data
+    weights = [part for name, value in sorted(own.net.state_dict().items()) for part in (name, _hashable(value))]
     preprocessing = {key: value for key, value in data.preprocessing().items() if key != "class_names"}
     return {
         "version": VERSION,
         "weights": fingerprint(*weights),
-        **of_answers(plain(settings)),
-        "folded": live.role.net is not teacher,
+        **of_answers(plain(own.serving)),
+        "folded": live.role.net is not own.net,
         "precision": str(live.role.precision or live.autocast or torch.float32).removeprefix("torch."),
-        "dtype": settings.teacher.cache_dtype,
+        "dtype": own.serving.cache_dtype,
         "preprocessing": preprocessing,
         "split": data.split.fingerprint,
-        "views": [data.view_key, settings.data.get("augment")],
+        "views": [data.view_key, own.settings.data.get("augment")],
     }
 
 

@@ -1,4 +1,4 @@
-"""``teacher.placement=auto``: where the teacher is best, from its measured cost on the example batch."""
+"""``placement=auto`` of a frozen role: where it is best, from its measured cost on the example batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_lightning.cache.live import LiveTeacher
-from kd_lightning.config.schema import Config
+from kd_lightning.cache.frozen import FrozenRole
+from kd_lightning.cache.live import LiveRole
 from kd_lightning.core.roles import Role
-from kd_lightning.data.base import SplitDataModule
 
 log = logging.getLogger("kd_lightning")
 
@@ -27,54 +26,51 @@ TOLERANCE = 0.02
 _DECIDED: dict[tuple[object, ...], torch.dtype | None] = {}
 
 
-def place_teacher(
-    settings: Config, data: SplitDataModule, teacher: Role, student: Role, example: dict[str, Any], cached: bool
-) -> None:
-    """Measure the teacher's share of a step, say where it is best, and set its precision where a lower one is.
+def place_role(own: FrozenRole, learner: Role, example: dict[str, Any], cached: bool) -> None:
+    """Measure the role's share of a step, say where it is best, and set its precision where a lower one is.
 
     Args:
-        settings: Of the training.
-        data: Prepared data.
-        teacher: The live teacher.
-        student: The student.
+        own: The role.
+        learner: The one that learns.
         example: A training batch on the CPU.
         cached: Its signals come from disk already.
     """
-    live = LiveTeacher(settings.trainer, data, teacher, {})
+    settings, role = own.settings, own.role
+    live = LiveRole(own, {})
     key = (
-        data.split.fingerprint,
-        str(settings.teacher),
+        own.data.split.fingerprint,
+        str(own.serving),
         str(settings.student),
         settings.method.name,
         str(live.device),
         cached,
     )
     if key in _DECIDED:
-        teacher.precision = _DECIDED[key]
+        role.precision = _DECIDED[key]
         return
     batch = {k: v.to(live.device) if isinstance(v, Tensor) else v for k, v in example.items()}
     with live:
         before = _allocated(live.device)
         seconds = _time(lambda: live.run(batch), live.device)
         memory = _peak(live.device) - before
-        step = seconds + _student_seconds(live, student, batch)
-        settled = cached or teacher.precision or live.autocast or seconds / step < SMALL_SHARE
+        step = seconds + _learner_seconds(live, learner, batch)
+        settled = cached or role.precision or live.autocast or seconds / step < SMALL_SHARE
         # Several processes would each measure, and might not agree.
         alone = str(settings.trainer.devices) == "1" and settings.trainer.num_nodes == 1
         lower = _lower(live, batch, seconds) if alone and not settled else None
-    teacher.precision = _DECIDED[key] = lower or teacher.precision
-    weights = sum(value.numel() * value.element_size() for value in teacher.net.state_dict().values())
-    log.info(f"teacher placement: {_verdict(cached, lower, seconds, step, live)}")
+    role.precision = _DECIDED[key] = lower or role.precision
+    weights = sum(value.numel() * value.element_size() for value in role.net.state_dict().values())
+    log.info(f"{own.key} placement: {_verdict(cached, lower, seconds, step, live)}")
     room = f", {memory / 1e6:,.0f} MB of work" if memory > 0 else ""
     free = _free(live.device)
     if free is not None and not cached and weights + memory > free / 2:
         log.info(
-            f"teacher placement: its {weights / 1e6:,.0f} MB of weights{room} are more than half of the free memory:"
-            " offloaded is better. teacher.cache=write takes it off the device."
+            f"{own.key} placement: its {weights / 1e6:,.0f} MB of weights{room} are more than half of the free memory:"
+            f" offloaded is better. {own.key}.cache=write takes it off the device."
         )
 
 
-def _verdict(cached: bool, lower: torch.dtype | None, seconds: float, step: float, live: LiveTeacher) -> str:
+def _verdict(cached: bool, lower: torch.dtype | None, seconds: float, step: float, live: LiveRole) -> str:
     share = seconds / step
     cost = f"it takes {1e3 * seconds:.1f} of {1e3 * step:.1f} ms ({share:.0%}) of a live step on {live.device}"
     if cached:
@@ -84,10 +80,10 @@ def _verdict(cached: bool, lower: torch.dtype | None, seconds: float, step: floa
         return f"live in {name}, which is faster and answers the same: in full precision {cost}"
     if share < SMALL_SHARE:
         return f"live, since {cost}"
-    return f"live, though {cost}: teacher.views=K with teacher.cache=auto would take it out"
+    return f"live, though {cost}: teacher.views=K with {live.role.key}.cache=auto would take it out"
 
 
-def _lower(live: LiveTeacher, batch: dict[str, Any], seconds: float) -> torch.dtype | None:
+def _lower(live: LiveRole, batch: dict[str, Any], seconds: float) -> torch.dtype | None:
     """bfloat16 where it is faster and gives the same answers."""
     full = live.run(batch)["logits"].float()
     live.role.precision = torch.bfloat16
@@ -99,13 +95,13 @@ def _lower(live: LiveTeacher, batch: dict[str, Any], seconds: float) -> torch.dt
     return torch.bfloat16 if gain > SMALL_GAIN and float(difference) < TOLERANCE else None
 
 
-def _student_seconds(live: LiveTeacher, student: Role, batch: dict[str, Any]) -> float:
-    """Forward and backward of a copy: statistics and gradients of the student stay untouched."""
-    net = copy.deepcopy(student.net).to(live.device).train()
+def _learner_seconds(live: LiveRole, learner: Role, batch: dict[str, Any]) -> float:
+    """Forward and backward of a copy: statistics and gradients of the role stay untouched."""
+    net = copy.deepcopy(learner.net).to(live.device).train()
 
     def step() -> None:
         with live.precision():
-            loss = student.call(net, batch)["logits"].float().square().mean()
+            loss = learner.call(net, batch)["logits"].float().square().mean()
         loss.backward()
 
     with torch.random.fork_rng():

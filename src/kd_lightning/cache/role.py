@@ -25,7 +25,7 @@ class CachedRole(Role):
     """
 
     def __init__(self, role: Role, stored: Mapping[str, Signal]) -> None:
-        super().__init__(role.name, role.net, role.call, role.aliases, trainable=False, precision=role.precision)
+        super().__init__(role.name, role.net, role.call, role.aliases, False, role.precision, role.key)
         self.stored = dict(stored)
         self._references: list[Reference] = []
         self._measured: list[Reference] = []

@@ -1,4 +1,4 @@
-"""The store of a teacher's signals: rows by view and sample, in shards, below a folder named by a hash.
+"""The store of a frozen role's signals: rows by view and sample, in shards, below a folder named by a hash.
 
     <cache_dir>/<key>/store.json                                   what the key is made of
     <cache_dir>/<key>/<signal>/<view>/<first row>.safetensors
@@ -189,6 +189,21 @@ class StoredSignals:
         """Rows of the samples ``index`` (B,) int64 in a view."""
         view = 0 if self.one_view else view
         return {entry(self.role, name): self.store.rows(s, view, index) for name, s in self.signals.items()}
+
+
+class SignalsOfAll:
+    """What is stored of several roles.
+
+    Args:
+        roles: Of each of them.
+    """
+
+    def __init__(self, roles: Sequence[StoredSignals]) -> None:
+        self.roles = tuple(roles)
+
+    def __call__(self, index: Tensor, view: int) -> dict[str, Tensor]:
+        """Rows of the samples ``index`` (B,) int64 in a view."""
+        return {name: rows for one in self.roles for name, rows in one(index, view).items()}
 
 
 def entry(role: str, signal: str) -> str:

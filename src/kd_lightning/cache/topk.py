@@ -22,18 +22,20 @@ class TopKCall:
     Args:
         call: The call, which must give ``logits`` (..., C).
         k: How many; all where there are fewer.
+        key: Where the role is set, for messages.
 
     Raises:
         ValueError: The call gives no logits, or k is less than 1.
     """
 
-    def __init__(self, call: Call, k: int) -> None:
+    def __init__(self, call: Call, k: int, key: str = "teacher") -> None:
         if k < 1:
-            raise ValueError(f"teacher.topk must be at least 1, got {k}.")
+            raise ValueError(f"{key}.topk must be at least 1, got {k}.")
         if "logits" not in call.provides:
-            raise ValueError(f"teacher.topk needs a call that gives logits; this one gives {', '.join(call.provides)}.")
+            raise ValueError(f"{key}.topk needs a call that gives logits; this one gives {', '.join(call.provides)}.")
         self.call, self.k = call, k
         self.provides = (*call.provides, *TOPK)
+        self.prefix = getattr(call, "prefix", "")
         self._names: frozenset[str] | None = None
 
     def arguments(self, batch: Batch) -> Any:

@@ -30,7 +30,7 @@ def _scaled(run: Artifact, task: Task) -> dict[str, float]:
 
 def add_agreement(arms: list[Arm], teacher: Arm, task: Task) -> None:
     """Each student run beside the teacher of its own seed, or the first teacher where there is none."""
-    for arm in (arm for arm in arms if arm.kind != "teacher"):
+    for arm in (arm for arm in arms if not arm.teaches):
         for run, metrics in zip(arm.runs, arm.metrics, strict=True):
             source = teacher.run(run.seed) if run.seed in teacher.seeds else teacher.runs[0]
             metrics.update(task.agreement(run.logits, source.logits))

@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kd_lightning.comparison import stats
-from kd_lightning.files.artifact import Answers, Artifact
+from kd_lightning.files.artifact import Answers, Artifact, Part
 from kd_lightning.measures.similarity import Similarity
-
-Kind = Literal["teacher", "alone", "distilled"]
 
 
 @dataclass
@@ -53,7 +51,7 @@ class Arm:
 
     Args:
         name: as shown, e.g. 'teacher', 'student alone', 'student + kd'.
-        kind: 'teacher', 'alone' or 'distilled'.
+        kind: what its net is: 'teacher', 'alone' or 'distilled'.
         runs: at least one, each with its own seed.
         cost: of the network that would be deployed.
         metrics: one dict per seed; empty until it is measured.
@@ -62,7 +60,7 @@ class Arm:
     """
 
     name: str
-    kind: Kind
+    kind: Part
     runs: list[Artifact]
     cost: Cost = field(default_factory=Cost)
     metrics: list[dict[str, float]] = field(default_factory=list)
@@ -70,14 +68,30 @@ class Arm:
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"Arm {self.name!r} is of kind {self.kind!r}; use one of {', '.join(get_args(Kind))}.")
+        if self.kind not in list(Part):
+            raise ValueError(f"Arm {self.name!r} is of kind {self.kind!r}; use one of {', '.join(Part)}.")
+        self.kind = Part(self.kind)
         if not self.runs:
             raise ValueError(f"Arm {self.name!r} has no run; leave it out or train it.")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(
                 f"Arm {self.name!r} has a seed twice: {self.seeds}. Seeds pair the runs, so each may occur once."
             )
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the others learn from it."""
+        return self.kind is Part.TEACHER
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it learns from others than the labels."""
+        return self.kind is Part.DISTILLED
+
+    @property
+    def alone(self) -> bool:
+        """Whether it learns from the labels alone."""
+        return self.kind is Part.ALONE
 
     @property
     def seeds(self) -> list[int]:
@@ -120,12 +134,12 @@ class Arm:
     def to_dict(self) -> dict[str, Any]:
         """What it is measured from, as plain values; the measures follow from it."""
         runs = [_plain(run) for run in self.runs]
-        return {"name": self.name, "kind": self.kind, "runs": runs, "cost": self.cost.to_dict()}
+        return {"name": self.name, "kind": self.kind.value, "runs": runs, "cost": self.cost.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Arm:
         runs = [_artifact(run) for run in data["runs"]]
-        return cls(data["name"], data["kind"], runs, Cost.from_dict(data["cost"]))
+        return cls(data["name"], Part(data["kind"]), runs, Cost.from_dict(data["cost"]))
 
 
 def _plain(run: Artifact) -> dict[str, Any]:

@@ -71,13 +71,13 @@ class Comparison:
         judged = {contrast.name for contrast in self.further}
 
         def rank(contrast: Contrast) -> tuple[bool, bool]:
-            return self.arm(contrast.name).kind != "distilled", contrast.name not in judged
+            return not self.arm(contrast.name).distilled, contrast.name not in judged
 
         return sorted(self.contrasts, key=rank)
 
     @property
     def teacher(self) -> Arm | None:
-        return next((arm for arm in self.arms if arm.kind == "teacher"), None)
+        return next((arm for arm in self.arms if arm.teaches), None)
 
     @property
     def verdicts(self) -> list[str]:
@@ -160,7 +160,7 @@ def compare(
     _check(arms, class_names, reference, kind)
     first = arms[0].runs[0]
     measured = [measure_arm(arm, kind, alpha) for arm in arms]
-    teacher = next((arm for arm in measured if arm.kind == "teacher"), None)
+    teacher = next((arm for arm in measured if arm.teaches), None)
     if teacher is not None:
         add_agreement(measured, teacher, kind)
     support = per_class(first.logits, first.target)[1] if kind.classes else torch.tensor([len(first.target)])
@@ -168,7 +168,7 @@ def compare(
     names = [str(name) for name in class_names]
     comparison = Comparison(measured, names, support, reference, [], alpha, dict(pictures), task=task)
     if pairs is None:
-        others = [arm.name for arm in measured if arm.kind != "teacher" and arm.name != reference]
+        others = [arm.name for arm in measured if not arm.teaches and arm.name != reference]
         pairs = [] if reference is None else [(name, reference) for name in others]
     found = contrast_all([(comparison.arm(name), comparison.arm(base)) for name, base in pairs], names, alpha, kind)
     first_of = {contrast.name: contrast for contrast in reversed(found)}

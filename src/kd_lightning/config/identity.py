@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kd_lightning.config.roles import OWN, TEACHER
+
 # fmt: off
 TRAINING = (
     "student", "method", "optimizer", "scheduler", "callbacks", "metrics", "seed", "select", "protocol", "compile",
@@ -22,24 +24,37 @@ TRAINER = (
 # Where and how the data is read, not what it is; its content counts by a hash.
 NOT_OF_DATA = ("root", "num_workers", "on_device", "eval_batch_size", "source")
 # Of a frozen net that was trained before, what decides its weights where the weights themselves are not at hand.
-TEACHER = ("net", "checkpoint", "body", "fit", "seed")
+SOURCE = ("net", "checkpoint", "body", "fit", "seed")
 # Of a frozen net, what decides its answers beside its weights.
 ANSWERS = ("net", "call")
+# Of a further role, what decides what is learnt from it beside the weights of one that is frozen.
+ROLE = ("net", "call", "taps", "follows", "decay")
 # What may differ between two starts of the same command.
 NOT_OF_COMMAND = ("hydra", "resume", "ckpt_path", "logger", "run", "inputs", "predict")
 
 
 def of_training(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What decides a training, beside the samples and the weights of the teacher.
+    """What decides a training, beside the samples and the weights of the frozen roles.
 
     Args:
-        settings: Its whole configuration, as plain values.
+        settings: Its whole configuration, as plain values; of the further roles those that it has.
     """
     own = {key: _decided(settings[key]) for key in TRAINING}
     # What is known about a method is not what it does.
     own["method"] = {key: value for key, value in own["method"].items() if key != "info"}
+    if settings.get("roles"):
+        own["roles"] = {name: {key: role[key] for key in ROLE} for name, role in settings["roles"].items()}
     trainer = {key: settings["trainer"][key] for key in TRAINER}
     return [own, trainer, {key: value for key, value in settings["data"].items() if key not in NOT_OF_DATA}]
+
+
+def of_weights(weights: Mapping[str, str]) -> list[Any]:
+    """What the frozen roles of a training add to that: the hashes of their weights, by role.
+
+    That of the teacher stands by itself, and further roles only where there are some: as identities ever were.
+    """
+    further = {name: value for name, value in weights.items() if name not in OWN}
+    return [weights.get(TEACHER), *([further] if further else [])]
 
 
 def of_recipe(settings: Mapping[str, Any], taught: bool) -> dict[str, Any]:
@@ -47,17 +62,19 @@ def of_recipe(settings: Mapping[str, Any], taught: bool) -> dict[str, Any]:
 
     Args:
         settings: The whole configuration of one of them, as plain values.
-        taught: Whether it learns from a teacher.
+        taught: Whether it learns from others.
     """
     own, trainer, data = of_training(settings)
     del own["seed"]
-    teacher = {key: settings["teacher"].get(key) for key in TEACHER} if taught else {}
+    teacher = {key: settings["teacher"].get(key) for key in SOURCE} if taught else {}
+    for name, role in (settings.get("roles") or {}).items():
+        own["roles"][name] |= {key: role.get(key) for key in SOURCE}
     return {**own, "trainer": trainer, "data": data, "teacher": teacher}
 
 
-def of_answers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the answers of the frozen teacher, beside its weights, its precision and the samples."""
-    return {key: settings["teacher"][key] for key in ANSWERS}
+def of_answers(role: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the answers of a frozen role, beside its weights, its precision and the samples."""
+    return {key: role[key] for key in ANSWERS}
 
 
 def of_step(settings: Mapping[str, Any]) -> list[Any]:
@@ -67,7 +84,10 @@ def of_step(settings: Mapping[str, Any]) -> list[Any]:
 
 def of_command(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What two starts of one command share."""
-    return {str(key): _decided(value) for key, value in settings.items() if key not in NOT_OF_COMMAND}
+    kept = {str(key): _decided(value) for key, value in settings.items() if key not in NOT_OF_COMMAND}
+    if not kept.get("roles"):  # there were none at first
+        kept.pop("roles", None)
+    return kept
 
 
 def _decided(node: Any) -> Any:

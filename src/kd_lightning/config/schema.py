@@ -29,9 +29,9 @@ class Role:
     body: str | None = None
     """Start from the body of another run or checkpoint, whatever its head (models of transformers)."""
     fit: dict[str, Any] | None = None
-    """A partial configuration laid over the whole one: what is trained before. Of the teacher: itself, where it has no
-    checkpoint. Of the student: its body, once for all arms and seeds, such as general distillation on plain text from
-    the teacher as it is built."""
+    """A partial configuration laid over the whole one: what is trained before. Of a frozen role: itself, where it has
+    no checkpoint. Of the student: its body, once for all arms and seeds, such as general distillation on plain text
+    from the teacher as it is built."""
     quantise: bool = False
     """Of the student: refine a finished one (``checkpoint``) under the rounding of int8, for export in an int8
     format."""
@@ -42,34 +42,58 @@ class Role:
 
 
 @dataclass
-class Teacher(Role):
-    """The teacher, and how it is trained where it has no checkpoint."""
+class Serving:
+    """How a frozen role gives its answers; decides what a step costs, not what is learnt."""
 
-    fit: dict[str, Any] | None = field(default_factory=dict)
-    seed: int = 0
-    """Seed of the teacher's own training: fixed, so that all seeds of the student share one teacher."""
-    store: str = "outputs/teachers"
-    """Finished teachers lie here by content hash and are reused."""
     precision: str | None = None
-    """Precision of the frozen teacher: bf16, fp16, or null for the trainer's own."""
+    """Precision of the frozen net: bf16, fp16, or null for the trainer's own."""
     fold: bool = True
-    """Fold batch norms into the convolutions of the frozen teacher where nothing taps them."""
+    """Fold batch norms into the convolutions of the frozen net where nothing taps them."""
     cache: str = "auto"
-    """Store what the terms ask of the teacher: auto (where it pays), off, read (it must be there), write (make it)."""
+    """Store what the terms ask of it: auto (where it pays), off, read (it must be there), write (make it)."""
     cache_dir: str = "outputs/cache"
     """Stored signals lie here, by the hash of all that decides them; every student, method and seed shares them."""
     cache_dtype: str = "fp16"
     """Stored as fp16, bf16 or fp32."""
     max_gb: float = 10.0
-    """Largest size of what one run may store."""
-    views: Any = None
-    """Augmented views a sample has, cycled by epoch, for teacher and student alike; null or all: a new one every
-    epoch."""
+    """Largest size of what one run may store of it."""
     topk: int | None = None
     """Give (and store) the k most probable classes only, as topk_indices, topk_log_probs and topk_tail; null for
     all."""
     placement: str | None = None
-    """auto: measure whether the teacher is best live, in lower precision, cached or offloaded; null: as set here."""
+    """auto: measure whether it is best live, in lower precision, cached or offloaded; null: as set here."""
+
+
+@dataclass
+class Frozen(Serving, Role):
+    """A role that does not learn: built, from a checkpoint, or trained before."""
+
+    seed: int = 0
+    """Seed of its weights and of its own training: fixed, so that all seeds of the student share one net."""
+    store: str = "outputs/teachers"
+    """Finished nets lie here by content hash and are reused."""
+
+
+@dataclass
+class Teacher(Frozen):
+    """The teacher; trained before where it has no checkpoint."""
+
+    fit: dict[str, Any] | None = field(default_factory=dict)
+    views: Any = None
+    """Augmented views a sample has, cycled by epoch, for all roles alike; null or all: a new one every epoch."""
+
+
+@dataclass
+class FurtherRole(Frozen):
+    """A role beside student and teacher (group ``role``): frozen, or one that follows another."""
+
+    follows: str | None = None
+    """The role that learns whose moving average this one is: a copy of it, saved and not optimised; nothing but
+    ``decay`` is set then. ``trainer.ema`` is another thing: it smooths the weights of the student itself, which are
+    then what is validated, selected and exported; a role that follows leaves the student as it is and is asked by
+    terms."""
+    decay: float = 0.999
+    """Of a role that follows: the share that it keeps of itself after every step."""
 
 
 @dataclass
@@ -123,7 +147,8 @@ class Trainer:
     channels_last: bool = False
     """Memory format of images and convolutions."""
     ema: float | None = None
-    """Decay of an exponential moving average of the student's weights, or null."""
+    """Decay of an exponential moving average of the student's weights, which takes their place in validation, selection
+    and export (Lightning's EMAWeightAveraging), or null. For an average that terms may ask see ``roles``."""
 
 
 @dataclass
@@ -164,6 +189,8 @@ class Config:
     data: dict[str, Any] = field(default_factory=dict)
     teacher: Teacher = field(default_factory=Teacher)
     student: Role = field(default_factory=Role)
+    roles: dict[str, FurtherRole] = field(default_factory=dict)
+    """Further roles by name, for terms to ask: +role@roles.b=frozen +model@roles.b=resnet14, +role@roles.ema=ema."""
     method: Method = field(default_factory=Method)
     baseline: Method | None = None
     """The control arm: the student without the teacher."""

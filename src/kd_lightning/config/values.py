@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError
@@ -89,8 +89,12 @@ def _filled(settings: Any, found: dict[str, Any]) -> Any:
     """The settings with what was found in their place."""
     kinds = get_type_hints(type(settings))
     for key, value in found.items():
-        kind: Any = next((one for one in _kinds(kinds.get(key)) if is_dataclass(one)), None)
-        setattr(settings, key, _filled(kind(), value) if kind is not None and isinstance(value, dict) else value)
+        hint = kinds.get(key)
+        kind: Any = next((one for one in _kinds(hint) if is_dataclass(one)), None)
+        if kind is not None and isinstance(value, dict):
+            several = get_origin(hint) is dict  # by name
+            value = {k: _filled(kind(), v) for k, v in value.items()} if several else _filled(kind(), value)
+        setattr(settings, key, value)
     return settings
 
 

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from kd_lightning.core.accumulation import TokenWeights
 from kd_lightning.core.calls import Batch, Signals
-from kd_lightning.core.metrics import Evaluation
+from kd_lightning.core.follow import follow_all
+from kd_lightning.core.metrics import Evaluation, Evaluations
 from kd_lightning.core.modes import evaluating
 from kd_lightning.core.optim import OptimizerFactory, Scheduler, configure
 from kd_lightning.core.references import Reference
@@ -69,7 +70,6 @@ class Distiller(pl.LightningModule):
         super().__init__()
         self.roles = roles
         self.objective = objective
-        self.evaluation = evaluation
         self.facts = dict(facts)
         self.rollout = rollout
         self.channels_last = channels_last
@@ -86,7 +86,8 @@ class Distiller(pl.LightningModule):
         references = [r for term in objective for r in term.references()]
         self._check_scopes(references)
         self._active = tuple(dict.fromkeys(r.scope for r in references if r.scope in roles.by_name))
-        measured = [] if evaluation is None else list(evaluation.inputs.values())
+        self.evaluations = Evaluations(evaluation, roles.leaders)
+        measured = self.evaluations.references
         for name, role in roles.by_name.items():
             role.listen([r for r in references if r.scope == name], [r for r in measured if r.scope == name])
         if channels_last:
@@ -190,6 +191,11 @@ class Distiller(pl.LightningModule):
         """Batches of text that make one step together count by their tokens."""
         self._weights.settle(optimizer, self.trainer.accumulate_grad_batches)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The step; then the roles that follow move, before anybody saves a checkpoint."""
+        super().optimizer_step(*args, **kwargs)
+        follow_all(self.roles)
+
     def _enter_stage(self, progress: Progress) -> None:
         """Let learn what the stage says."""
         stage = self.objective.stage(progress)
@@ -287,12 +293,8 @@ class Distiller(pl.LightningModule):
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Batch, split: str) -> None:
-        if self.evaluation is None:
-            return
-        references = self.evaluation.inputs
-        names = {r.scope for r in references.values() if r.scope in self.roles.by_name}
+        names = dict.fromkeys(r.scope for r in self.evaluations.references if r.scope in self.roles.by_name)
         signals = self.roles(batch, names, evaluating=True)
         progress = self.progress
-        inputs = {name: self._resolve(r, signals, batch, progress) for name, r in references.items()}
-        metrics = self.evaluation.update(split, inputs)
-        self.log_dict(dict(metrics.items(keep_base=False)), on_epoch=True, prog_bar=split == "val", batch_size=1)
+        for metrics in self.evaluations.update(split, lambda r: self._resolve(r, signals, batch, progress)):
+            self.log_dict(dict(metrics.items(keep_base=False)), on_epoch=True, prog_bar=split == "val", batch_size=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,13 +51,23 @@ class Evaluation(nn.Module):
     Args:
         metrics: Name -> torchmetrics metric.
         inputs: Argument of the metrics' ``update`` -> reference.
+        below: What stands between split and metric in the log: ``ema/`` for ``val/ema/top1``.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric], inputs: Mapping[str, str]) -> None:
+    def __init__(
+        self, metrics: Mapping[str, Metric | MetricCollection], inputs: Mapping[str, str], below: str = ""
+    ) -> None:
         super().__init__()
         self.inputs = {name: Reference.parse(text) for name, text in inputs.items()}
-        collection = MetricCollection(dict(metrics))
-        self.splits = nn.ModuleDict({f"on_{s}": collection.clone(prefix=f"{s}/") for s in ("val", "test")})
+        self._metrics: dict[str, Metric | MetricCollection] = dict(metrics)
+        collection = MetricCollection(self._metrics)
+        self.splits = nn.ModuleDict({f"on_{s}": collection.clone(prefix=f"{s}/{below}") for s in ("val", "test")})
+
+    def of_follower(self, name: str, leader: str) -> Evaluation:
+        """The same of a role that follows another, in whose place it is measured."""
+        own = Evaluation(self._metrics, {}, f"{name}/")
+        own.inputs = {key: replace(r, scope=name) if r.scope == leader else r for key, r in self.inputs.items()}
+        return own
 
     def update(self, split: str, inputs: Mapping[str, Any]) -> MetricCollection:
         """Add a batch to the metrics of a split; gives them.
@@ -79,3 +90,27 @@ class Evaluation(nn.Module):
         collection = self.splits[f"on_{split}"]
         assert isinstance(collection, MetricCollection)
         return collection
+
+
+class Evaluations(nn.ModuleList):
+    """The metrics of the role that learns, and the same of the roles that follow it.
+
+    Args:
+        evaluation: Of the role that learns; None where nothing is measured.
+        followers: Name of a role -> the one that it follows.
+    """
+
+    def __init__(self, evaluation: Evaluation | None, followers: Mapping[str, str]) -> None:
+        found = [] if evaluation is None else [evaluation]
+        super().__init__([*found, *(one.of_follower(*names) for one in found for names in followers.items())])
+
+    @property
+    def references(self) -> list[Reference]:
+        """What is measured, on what."""
+        return [reference for one in self for reference in one.inputs.values()]  # type: ignore[operator]
+
+    def update(self, split: str, resolve: Callable[[Reference], Any]) -> Iterator[MetricCollection]:
+        """Add a batch to the metrics of a split; gives those of each role."""
+        for one in self:
+            assert isinstance(one, Evaluation)
+            yield one.update(split, {name: resolve(reference) for name, reference in one.inputs.items()})

@@ -26,7 +26,11 @@ class Role(nn.Module):
         aliases: Names for taps: ``{"embedding": "fc:in", "stages": ("layer1", "layer2")}``.
         trainable: A frozen role stays in eval mode and without gradient whatever is done to it.
         precision: Autocast dtype of a frozen role, or None for the trainer's own.
+        key: Where it is set, for messages; None: under its name.
     """
+
+    follows: str | None = None
+    """The role whose moving average this one is."""
 
     def __init__(
         self,
@@ -36,9 +40,11 @@ class Role(nn.Module):
         aliases: Aliases | None = None,
         trainable: bool = True,
         precision: torch.dtype | None = None,
+        key: str | None = None,
     ) -> None:
         super().__init__()
         self.name = name
+        self.key = key or name
         self.net = net
         self.call = call
         self.aliases = dict(aliases or {})
@@ -71,7 +77,7 @@ class Role(nn.Module):
                 self._module(reference.name)
             except ValueError as error:
                 known = ", ".join([*self.call.provides, *self.aliases])
-                hint = "" if "." in reference.name else f". Or say where it is: {self.name}.taps.{reference.name}=[...]"
+                hint = "" if "." in reference.name else f". Or say where it is: {self.key}.taps.{reference.name}=[...]"
                 raise ValueError(f"{error}. Signals and aliases of {self.name}: {known}{hint}") from None
         if reference.index is None:
             return places if isinstance(places, str) else tuple(places)
@@ -188,23 +194,36 @@ class Roles(nn.Module):
     """All roles of a run, by name.
 
     Frozen roles are moved with the module but are no submodules of it: so they are in no ``state_dict``, no optimiser,
-    no gradient synchronisation and no ``train()``.
+    no gradient synchronisation and no ``train()``. A role that follows another is one: it is saved, and not optimised.
     """
 
     def __init__(self, roles: Iterable[Role]) -> None:
         super().__init__()
         roles = list(roles)
         self.trainable = nn.ModuleDict({role.name: role for role in roles if role.trainable})
+        self.following = nn.ModuleDict({role.name: role for role in roles if role.follows is not None})
         # A tuple is invisible to nn.Module, which is the point.
-        self._frozen = tuple(role for role in roles if not role.trainable)
+        self._frozen = tuple(role for role in roles if not role.trainable and role.follows is None)
         if not self.trainable:
             raise ValueError("No role is trainable: there is nothing to learn.")
+
+    @property
+    def learner(self) -> Role:
+        """The first role that learns."""
+        role = next(iter(self.trainable.values()))
+        assert isinstance(role, Role)
+        return role
+
+    @property
+    def leaders(self) -> dict[str, str]:
+        """Name of a role that follows another -> of that one."""
+        return {name: str(role.follows) for name, role in self.by_name.items() if role.follows is not None}
 
     @property
     def by_name(self) -> dict[str, Role]:
         """Every role."""
         roles = {role.name: role for role in self._frozen}
-        for role in self.trainable.values():
+        for role in (*self.following.values(), *self.trainable.values()):
             assert isinstance(role, Role)
             roles[role.name] = role
         return roles

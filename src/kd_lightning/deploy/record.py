@@ -14,16 +14,17 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from kd_lightning.config.roles import frozen, key_of
 from kd_lightning.config.schema_jobs import Export
 from kd_lightning.config.two_tokenizers import two_tokenizers
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.deploy.check import Reference
 from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.experiment.settle import Settled
-from kd_lightning.experiment.upstream import is_given, teacher_place
+from kd_lightning.experiment.upstream import is_given, role_place
 from kd_lightning.files.artifact import WEIGHTS, Artifact
 from kd_lightning.measures.cost import count_parameters
-from kd_lightning.training.objective import needs_teacher
+from kd_lightning.training.objective import asked_roles
 
 log = logging.getLogger("kd_lightning")
 
@@ -59,32 +60,51 @@ def licences(export: Export, before: dict[str, str | None]) -> dict[str, str | N
 
 
 def teacher_of(settled: Settled, reference: Reference) -> dict[str, Any] | None:
-    """Name, accuracy and folder of the teacher; no folder where it was not trained by us; None where none is used."""
-    settings = settled.settings
-    if not needs_teacher(settings.method):
+    """Name, accuracy and folder of the teacher; no folder where it was not trained by us; None where none is used.
+
+    Where the student has learnt from other roles than that: which one it is, and under ``others`` those that follow.
+    """
+    found = {name: _described(settled, name) for name in _asked(settled)}
+    if not found:
         return None
-    folder = None if is_given(settings) else _stored(settled)
+    first, *others = found
     accuracy = None if reference.teacher is None else round(reference.accuracy(reference.teacher), 6)
-    return {"name": settings.teacher.name, "accuracy": accuracy, "folder": None if folder is None else str(folder)}
+    record = {**found[first], "accuracy": accuracy}
+    if settled.settings.roles:
+        record |= {"role": first, "others": [{"role": name, **found[name]} for name in others]}
+    return record
+
+
+def _described(settled: Settled, name: str) -> dict[str, Any]:
+    """Model and folder of a frozen role."""
+    role = frozen(settled.settings)[name]
+    folder = None if is_given(role) else _stored(settled, name)
+    return {"name": role.name, "folder": None if folder is None else str(folder)}
 
 
 def teacher_logits(settled: Settled, run: Path) -> Tensor | None:
     """What the teacher said of the test split when it was measured, (N, C); None where that is not kept."""
-    settings = settled.settings
-    if not needs_teacher(settings.method) or two_tokenizers(settings):  # of other tokens it says nothing here
+    settings, name = settled.settings, next(iter(_asked(settled)), None)
+    if name is None or two_tokenizers(settings):  # of other tokens it says nothing here
         return None
-    folder = run / "teacher" if is_given(settings) else _stored(settled)
+    folder = run / key_of(name) if is_given(frozen(settings)[name]) else _stored(settled, name)
     if folder is None or not (folder / "test.safetensors").is_file():
         return None
     return load_file(folder / "test.safetensors")["logits"]
 
 
-def _stored(settled: Settled) -> Path | None:
-    """The teacher's folder in the store, absolute; None where it is gone."""
+def _asked(settled: Settled) -> list[str]:
+    """The frozen roles that the student has learnt from; first the one that it is measured against."""
+    asked = asked_roles(settled.settings)
+    return [name for name in frozen(settled.settings) if name in asked]
+
+
+def _stored(settled: Settled, name: str) -> Path | None:
+    """A role's folder in the store, absolute; None where it is gone."""
     try:
-        folder = teacher_place(settled).absolute()
+        folder = role_place(settled, name).absolute()
     except OmegaConfBaseException as error:  # the run was made with other settings than there are now
-        log.warning(f"The teacher of this run cannot be found again: {str(error).splitlines()[0]}")
+        log.warning(f"The {name} of this run cannot be found again: {str(error).splitlines()[0]}")
         return None
     return folder if (folder / WEIGHTS).is_file() else None
 

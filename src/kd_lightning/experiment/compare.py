@@ -11,12 +11,14 @@ from torch import nn
 
 from kd_lightning.comparison.records import Arm, Cost
 from kd_lightning.comparison.results import Comparison, compare
+from kd_lightning.config.roles import key_of
 from kd_lightning.config.schema import Config
 from kd_lightning.config.two_tokenizers import two_tokenizers
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.experiment.likelihood import likelihood_remarks
 from kd_lightning.experiment.probes import probe_arms
-from kd_lightning.files.artifact import Artifact
+from kd_lightning.experiment.upstream import Source
+from kd_lightning.files.artifact import Artifact, Part
 from kd_lightning.measures.cost import count_parameters, flops, latency
 from kd_lightning.training.fit import save_predictions
 from kd_lightning.training.nets import load_net, shipped
@@ -47,36 +49,45 @@ def cost_of(net: nn.Module, call: Any, data: SplitDataModule, weights: Path | No
     return cost
 
 
-def build_arm(name: str, kind: Any, artifacts: Sequence[Artifact], data: SplitDataModule, settings: Config) -> Arm:
+def build_arm(name: str, artifacts: Sequence[Artifact], data: SplitDataModule, settings: Config) -> Arm:
     """An arm of several seeds, with the cost of the first one's net."""
     runs = [Artifact(one.folder, one.record, name) for one in artifacts]
     first = artifacts[0]
     call = instantiate(first.settings.student.call)
-    return Arm(name, kind, runs, cost_of(load_net(first), call, data, first.weights, settings))
+    return Arm(name, first.kind, runs, cost_of(load_net(first), call, data, first.weights, settings))
 
 
-def build_teacher_arm(
-    settings: Config, folder: Path, data: SplitDataModule, net: nn.Module, artifact: Artifact | None
-) -> Arm:
-    """The teacher as an arm; one that was not trained here is measured now.
+def build_role_arm(settings: Config, folder: Path, data: SplitDataModule, source: Source) -> Arm:
+    """A frozen role as an arm; one that was not trained here is measured now.
 
     Args:
         settings: The whole configuration.
         folder: The run's folder, for the predictions.
         data: Prepared data.
-        net: The teacher's net.
-        artifact: Where it was trained, here or before; else None.
+        source: The role.
     """
-    call = instantiate(settings.teacher.call)
+    name, net, artifact, call = source.name, source.net, source.artifact, instantiate(source.role.call)
     if artifact is not None:
         cost = cost_of(net, call, data, artifact.weights, settings)
-        return Arm("teacher", "teacher", [Artifact(artifact.folder, artifact.record, "teacher")], cost)
+        return Arm(name, Part.TEACHER, [Artifact(artifact.folder, artifact.record, name)], cost)
     found = predict(net, call, "test", data)
-    place = folder / "teacher"
+    place = folder / key_of(name)
     place.mkdir(exist_ok=True)
     save_predictions(net, call, data, place, found)
-    run = Artifact(place, {"seed": settings.teacher.seed, "whole": found.whole}, "teacher")
-    return Arm("teacher", "teacher", [run], cost_of(net, call, data, None, settings))
+    run = Artifact(place, {"seed": source.role.seed, "whole": found.whole}, name)
+    return Arm(name, Part.TEACHER, [run], cost_of(net, call, data, None, settings))
+
+
+def follower_remarks(arm: Arm) -> list[str]:
+    """What roles that follow the students of an arm reach, a sentence each."""
+    rows = [run.record.get("followers", {}) for run in arm.runs]
+    found = []
+    for name in rows[0]:
+        chosen = [row[name][run.record["selected"]] for row, run in zip(rows, arm.runs, strict=True)]
+        means = {key: sum(one[key] for one in chosen) / len(chosen) for key in chosen[0]}
+        shown = ", ".join(f"{key} {value:.4f}" for key, value in means.items())
+        found.append(f"The role {name}, which follows {arm.name}, on the test split: {shown}.")
+    return found
 
 
 def build_comparison(
@@ -85,17 +96,17 @@ def build_comparison(
     settings: Config,
     reference: str | None,
     pairs: Sequence[tuple[str, str]] | None = None,
-    teacher: nn.Module | None = None,
+    teacher: Source | None = None,
 ) -> Comparison:
     """The comparison of arms on the data's test split, with its pictures.
 
     Args:
-        arms: Teacher and students.
+        arms: Frozen roles and students.
         data: Prepared data.
         settings: Settings of the comparison.
         reference: Name of the student trained alone.
         pairs: (arm, reference) that are tested; None: every student against ``reference``.
-        teacher: The teacher's net, for where it was not trained here.
+        teacher: The role that agreement is measured with, for where it was not trained here.
 
     Raises:
         ValueError: A run that cannot be judged, such as one that diverged.
@@ -104,9 +115,10 @@ def build_comparison(
         _ = run.answers  # refused before anything more is measured
     probe_arms(arms, data, settings, teacher)
     remarks = []
-    if two_tokenizers(settings) and teacher is not None:
-        arms = [arm for arm in arms if arm.kind != "teacher"]
+    if two_tokenizers(settings) and teacher is not None and teacher.role.call.get("prefix"):
+        arms = [arm for arm in arms if arm.name != teacher.name]
         remarks = likelihood_remarks(settings, data, teacher, arms)
+    remarks += [remark for arm in arms for remark in follower_remarks(arm)]
     # Few enough for a report to choose from.
     looks = data.shown("test") if len(data.split.test) <= 20_000 else {}
     comparison = compare(

@@ -1,28 +1,28 @@
-"""An experiment: recipes times seeds on one kind of data with one teacher; trained or found finished, compared."""
+"""An experiment: recipes times seeds on one kind of data with the same teachers; trained or found, compared."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from torch import nn
-
 from kd_lightning.comparison.results import Comparison
+from kd_lightning.config.roles import TEACHER, frozen, with_roles
+from kd_lightning.config.schema import Config
 from kd_lightning.config.values import plain
 from kd_lightning.data.base import SplitDataModule
-from kd_lightning.experiment.compare import build_arm, build_comparison, build_teacher_arm
+from kd_lightning.experiment.compare import build_arm, build_comparison, build_role_arm
 from kd_lightning.experiment.recipes import ALONE, Recipe, pairs
 from kd_lightning.experiment.selection import select_training
 from kd_lightning.experiment.settle import Settled
-from kd_lightning.experiment.upstream import obtain_teacher, prepare_student
-from kd_lightning.files.artifact import Artifact
+from kd_lightning.experiment.upstream import Source, check_asked, nets, obtain_roles, prepare_student
+from kd_lightning.files.artifact import Artifact, Part
 from kd_lightning.files.runs import write_status
 from kd_lightning.report.show import show
-from kd_lightning.training.objective import needs_teacher
+from kd_lightning.training.objective import asked_roles
 from kd_lightning.training.trainer import build_loggers
 from kd_lightning.training.training import Training
 
@@ -39,15 +39,13 @@ class Experiment:
     Attributes:
         settled: The configuration with its data.
         recipes: The arms.
-        teacher: The teacher's net.
-        teacher_artifact: What its training left, where it was trained here or before.
+        sources: The frozen roles of its trainings; first the one that agreement is measured with.
         chosen: The data with the samples that ``data.select`` keeps; None where it is the data itself.
     """
 
     settled: Settled
     recipes: list[Recipe]
-    teacher: nn.Module
-    teacher_artifact: Artifact | None = None
+    sources: dict[str, Source]
     chosen: SplitDataModule | None = None
 
     @property
@@ -63,18 +61,24 @@ class Experiment:
     def _training(self, recipe: Recipe, seed: int) -> Training:
         settings = self.settled.under(seed, recipe.method)
         data = self.settled.data if recipe.all_samples or self.chosen is None else self.chosen
-        taught = needs_teacher(settings.method) if recipe.taught is None else recipe.taught
-        label, kind = f"{recipe.name}, seed {seed}", "distilled" if taught else "alone"
-        return Training(settings, data, self.teacher if taught else None, label, kind)
+        asked = _asked(settings, recipe)
+        theirs = nets({name: source for name, source in self.sources.items() if name in asked})
+        label, kind = f"{recipe.name}, seed {seed}", Part.DISTILLED if asked else Part.ALONE
+        return Training(with_roles(settings, asked), data, theirs, label, kind)
+
+    @property
+    def first(self) -> Source | None:
+        """The frozen role that agreement is measured with."""
+        return next(iter(self.sources.values()), None)
 
     def compare(self, artifacts: Artifacts, folder: Path) -> Comparison:
-        """Teacher and students on the test split, each tested against what its recipe says."""
+        """Frozen roles and students on the test split, each tested against what its recipe says."""
         log.info("Comparing on the test split ...")
         settings, data = self.settled.settings, self.settled.data
-        arms = [build_teacher_arm(settings, folder, data, self.teacher, self.teacher_artifact)]
-        arms += [build_arm(name, group[0].record["kind"], group, data, settings) for name, group in artifacts.items()]
+        arms = [build_role_arm(settings, folder, data, source) for source in self.sources.values()]
+        arms += [build_arm(name, group, data, settings) for name, group in artifacts.items()]
         reference = ALONE if ALONE in artifacts else None
-        return build_comparison(arms, data, settings, reference, pairs(self.recipes, list(artifacts)), self.teacher)
+        return build_comparison(arms, data, settings, reference, pairs(self.recipes, list(artifacts)), self.first)
 
     def show(self, comparison: Comparison, folder: Path) -> None:
         """Print and write a comparison of this experiment."""
@@ -108,19 +112,45 @@ class Experiment:
 
 
 def open_experiment(settled: Settled, recipes: list[Recipe], folder: Path) -> Experiment:
-    """What must be there before a student is trained: the teacher, the student's body, the choice of the samples.
+    """What must be there before a student is trained: frozen roles, the student's body, the choice of the samples.
 
     Args:
         settled: The configuration with its data.
         recipes: The arms.
         folder: The choice of the samples is written there, and a pilot for it trained.
     """
-    teacher, artifact = obtain_teacher(settled)
+    sources = obtain_roles(settled, frozen_of(settled, recipes))
     settled, chosen = prepare_student(settled), None
     if settled.settings.data.get("select") is not None:
         chosen = settled.read_again() if any(recipe.all_samples for recipe in recipes) else settled.data
-        select_training(settled, chosen, teacher, folder)
-    return Experiment(settled, recipes, teacher, artifact, chosen)
+        select_training(settled, chosen, next(iter(sources.values())), folder)
+    return Experiment(settled, recipes, sources, chosen)
+
+
+def _asked(settings: Config, recipe: Recipe) -> tuple[str, ...]:
+    """Roles that a training of a recipe has beside its learner."""
+    if recipe.taught is False:
+        return ()
+    return asked_roles(settings) or ((TEACHER,) if recipe.taught else ())
+
+
+def frozen_of(settled: Settled, recipes: list[Recipe]) -> list[str]:
+    """The frozen roles that these recipes need, in the order of the table.
+
+    Raises:
+        ValueError: A further role that none of them asks.
+    """
+    settings = settled.settings
+    asked = [name for one in recipes for name in _asked(settled.under(settings.seed, one.method), one)]
+    check_asked(settings, asked)
+    return first_roles(settings, asked, settings.data.get("select") is not None)
+
+
+def first_roles(settings: Config, asked: Collection[str], selects: bool) -> list[str]:
+    """Roles of a command in the order of the table: those that are asked; the teacher where none is, or samples are
+    chosen by one and no frozen role is asked."""
+    names = [name for name in frozen(settings) if name in asked]
+    return names or ([TEACHER] if selects or not asked else [])
 
 
 def seeds_of(settled: Settled) -> list[int]:

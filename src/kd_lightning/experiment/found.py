@@ -12,7 +12,7 @@ from kd_lightning.comparison.records import Arm
 from kd_lightning.config.identity import of_recipe
 from kd_lightning.config.renamed import with_canonical_names
 from kd_lightning.config.values import plain
-from kd_lightning.files.artifact import RECORD, Artifact
+from kd_lightning.files.artifact import RECORD, Artifact, Part
 
 _Described = tuple[Artifact, dict[str, Any]]
 """An artifact with what decides its recipe, dotted."""
@@ -54,20 +54,20 @@ def find_arms(artifacts: Iterable[Artifact]) -> list[Arm]:
         else:
             group.append(own)
     arms = [_arm([artifact for artifact, _ in group]) for group in groups]
-    arms.sort(key=lambda arm: (arm.kind != "teacher", -validation(arm)))
+    arms.sort(key=lambda arm: (not arm.teaches, -validation(arm)))
     _tell_apart(arms)
     return arms
 
 
 def is_control(arm: Arm) -> bool:
     """The student alone of a pipeline or study; without a teacher there are other methods too."""
-    record = arm.runs[0].record
-    return record["kind"] == "alone" and str(record["label"]).startswith("student alone")
+    first = arm.runs[0]
+    return first.kind is Part.ALONE and str(first.record["label"]).startswith("student alone")
 
 
 def control_of(arm: Arm, found: Sequence[Arm]) -> Arm | None:
     """What an arm is tested against: the same model trained alone, the first of several."""
-    if arm.kind == "teacher":
+    if arm.teaches:
         return None
     model = arm.runs[0].record["model"]
     first = next((one for one in found if is_control(one) and one.runs[0].record["model"] == model), None)
@@ -89,9 +89,9 @@ def shown_validation(arm: Arm) -> str:
 
 def _arm(runs: list[Artifact]) -> Arm:
     record = runs[0].record
-    arm = Arm("", record["kind"], runs)
-    if arm.kind == "teacher":
-        arm.name = f"teacher {record['model']}"
+    arm = Arm("", runs[0].kind, runs)
+    if arm.teaches:
+        arm.name = str(record["label"])
     else:
         arm.name = f"{record['model']} alone" if is_control(arm) else f"{record['model']} + {record['method']}"
     return arm
@@ -114,7 +114,7 @@ def _differences(one: _Described, other: _Described) -> list[str]:
 
 def _settings(artifact: Artifact) -> dict[str, Any]:
     """What decides a recipe, dotted."""
-    taught = artifact.record["kind"] == "distilled"
+    taught = artifact.kind is Part.DISTILLED
     return dict(_flat(with_canonical_names(of_recipe(plain(artifact.settings), taught))))
 
 

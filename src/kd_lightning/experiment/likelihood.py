@@ -6,28 +6,28 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from hydra.utils import instantiate
-from torch import nn
 
 from kd_lightning.comparison.records import Arm
 from kd_lightning.config.schema import Config
 from kd_lightning.config.two_tokenizers import PREFIX
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.targets import IGNORE
+from kd_lightning.experiment.upstream import Source
 from kd_lightning.training.predictions import predict
 
 
-def likelihood_remarks(settings: Config, data: SplitDataModule, teacher: nn.Module, arms: Iterable[Arm]) -> list[str]:
+def likelihood_remarks(settings: Config, data: SplitDataModule, teacher: Source, arms: Iterable[Arm]) -> list[str]:
     """What can be compared across tokenizers: nats per character of the test split, as a sentence.
 
     Args:
         settings: The whole configuration.
         data: Prepared data with the tokens of both.
-        teacher: The teacher's net.
+        teacher: The one with another tokenizer.
         arms: The students.
     """
     tokens = _count(data, "test")
-    theirs = predict(teacher, instantiate(settings.teacher.call), "test", data).whole["nll"] * tokens["teacher_"]
-    said = [f"{settings.teacher.name} (teacher) {theirs / tokens['characters']:.3f}"]
+    theirs = predict(teacher.net, instantiate(teacher.role.call), "test", data).whole["nll"] * tokens[PREFIX]
+    said = [f"{teacher.role.name} ({teacher.name}) {theirs / tokens['characters']:.3f}"]
     for arm in arms:
         mean = sum(run.whole["nll"] for run in arm.runs) / len(arm.runs)
         said.append(f"{arm.name} {mean * tokens[''] / tokens['characters']:.3f}")

@@ -22,6 +22,7 @@ from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.images.module import KDDataModule
 from kd_lightning.data.images.preprocess import to_float
 from kd_lightning.data.targets import find_target
+from kd_lightning.experiment.upstream import Source
 from kd_lightning.files.artifact import Artifact
 from kd_lightning.files.runs import digest, write_json
 from kd_lightning.measures.probe import Probe, known_probes
@@ -40,14 +41,14 @@ Grams = dict[str, Tensor]
 Stored = dict[str, Any]  # contents of probes.json: what was measured -> {key, values}
 
 
-def probe_arms(arms: Sequence[Arm], data: SplitDataModule, settings: Config, teacher: nn.Module | None = None) -> None:
+def probe_arms(arms: Sequence[Arm], data: SplitDataModule, settings: Config, teacher: Source | None = None) -> None:
     """Measure every run of every arm, or take what was measured before and lies beside it.
 
     Args:
         arms: Their runs get ``probes`` and ``similarity``.
         data: Prepared data.
         settings: ``compare.<probe>`` and ``compare.cka`` say what is measured.
-        teacher: The teacher's net where it was not trained here.
+        teacher: The role that students are likened to, where it was not trained here.
     """
     wanted = [
         probe
@@ -58,31 +59,31 @@ def probe_arms(arms: Sequence[Arm], data: SplitDataModule, settings: Config, tea
     if not len(data.split.test) or not (wanted or layers):
         return
     device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else "cpu")
-    source = _source(arms, settings, teacher)
+    first = next((arm for arm in arms if arm.teaches), None)
+    source = _source(first, settings, teacher)
     likeness = _Likeness(source, data, device) if layers and isinstance(data, KDDataModule) else None
     for arm in arms:
         for run in arm.runs:
-            own = source if arm.kind == "teacher" else copy(run)  # a copy: the net that it loads goes with it
+            own = source if arm is first else copy(run)  # a copy: the net that it loads goes with it
             if own is None or "identity" not in own.record:
                 continue
             place = run.folder / PROBES
             stored = _read(place)
             for probe in wanted:
                 run.probes[probe.key] = _probed(probe, own, data, device, stored, f"{run.name}, seed {run.seed}")
-            if likeness is not None and arm.kind != "teacher":
+            if likeness is not None and not arm.teaches:
                 run.similarity = likeness.of(own, stored)
             write_json(place, stored)
 
 
-def _source(arms: Sequence[Arm], settings: Config, net: nn.Module | None) -> Artifact | None:
+def _source(arm: Arm | None, settings: Config, source: Source | None) -> Artifact | None:
     """The teacher: of its run, else with the net that is given; None where there is neither."""
-    run = next((copy(arm.runs[0]) for arm in arms if arm.kind == "teacher"), None)
-    if run is not None and "identity" in run.record:
-        return run
-    if net is None:
+    if arm is not None and "identity" in arm.runs[0].record:
+        return copy(arm.runs[0])
+    if source is None:
         return None
-    given = Artifact(Path(), {"identity": weights_hash(net)}, "teacher", net)
-    given.settings = replace(settings, student=settings.teacher)
+    given = Artifact(Path(), {"identity": weights_hash(source.net)}, source.name, source.net)
+    given.settings = replace(settings, student=source.role)
     return given
 
 

@@ -11,12 +11,15 @@ from typing import Any
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from kd_lightning.config.roles import with_roles
 from kd_lightning.config.schema import Config, Role
 from kd_lightning.core.device import training_device
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.select import Rules, make_rules, select_samples
 from kd_lightning.data.targets import CLASSES, find_target
 from kd_lightning.experiment.settle import Settled
+from kd_lightning.experiment.upstream import Source
+from kd_lightning.files.artifact import Part
 from kd_lightning.files.runs import is_main_process, write_json
 from kd_lightning.training.fit import fit
 from kd_lightning.training.nets import build_net, load_net, load_run
@@ -28,7 +31,7 @@ log = logging.getLogger("kd_lightning")
 FILE = "selection.json"
 
 
-def select_training(settled: Settled, data: SplitDataModule, teacher: nn.Module, folder: Path) -> dict[str, Any] | None:
+def select_training(settled: Settled, data: SplitDataModule, teacher: Source, folder: Path) -> dict[str, Any] | None:
     """Leave in the training split what ``data.select`` keeps; does nothing where it is null.
 
     Call it once, after the teacher is there and before a student is trained: the teacher learns from everything.
@@ -37,7 +40,7 @@ def select_training(settled: Settled, data: SplitDataModule, teacher: nn.Module,
     Args:
         settled: The whole configuration.
         data: Prepared data; changed in place, of any modality.
-        teacher: The teacher's net.
+        teacher: The frozen role that judges them.
         folder: Of the run: ``selection.json`` is written there, and a pilot is trained there.
 
     Returns:
@@ -58,7 +61,7 @@ def select_training(settled: Settled, data: SplitDataModule, teacher: nn.Module,
         )
     log.info(f"data.select: asking the teacher about {data.num_samples:,} training samples ...")
     pilot = None if rules.pilot is None else _pilot(settled, rules, data, folder)
-    logits = _logits(teacher, settings.teacher, settings, data)
+    logits = _logits(teacher.net, teacher.role, settings, data)
     selection = select_samples(rules, logits, data.targets("train"), pilot)
     had = data.targets("train")[selection.index]
     new = bool((selection.labels != had).any())
@@ -102,7 +105,8 @@ def _pilot(settled: Settled, rules: Rules, data: SplitDataModule, folder: Path) 
     assert rules.pilot is not None
     settings = settled.settings
     if rules.pilot == "train":
-        net = load_net(fit(Training(settled.of_pilot(), data, None, "pilot student", "alone"), folder / "pilot"))
+        training = Training(with_roles(settled.of_pilot(), ()), data, {}, "pilot student", Part.ALONE)
+        net = load_net(fit(training, folder / "pilot"))
     elif Path(rules.pilot).is_dir():
         run = load_run(rules.pilot)
         return _logits(load_net(run), run.settings.student, settings, data)

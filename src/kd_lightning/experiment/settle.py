@@ -19,17 +19,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from kd_lightning.config.check import check_targets
 from kd_lightning.config.choices import published
 from kd_lightning.config.command import Command
+from kd_lightning.config.roles import check_roles, key_of, node_of, table
 from kd_lightning.config.schema import Config, Method
 from kd_lightning.config.schema_jobs import Export
-from kd_lightning.config.two_tokenizers import two_tokenizers, with_teacher_tokens
+from kd_lightning.config.two_tokenizers import PREFIX, two_tokenizers, with_teacher_tokens
 from kd_lightning.config.values import plain, read_raw, settings_of
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.files.artifact import SETTINGS, Artifact, student_folder
 from kd_lightning.tasks.base import Task
 from kd_lightning.tasks.registry import find_task
 
-# What may stand for what the task takes, and the group that it is chosen from.
-BY_TASK = (("metrics", "metrics"), ("method", "method"), ("baseline", "method"), ("teacher.fit.method", "method"))
+# What may stand for what the task takes (beside ``fit.method`` of a role), and the group that it is chosen from.
+BY_TASK = (("metrics", "metrics"), ("method", "method"), ("baseline", "method"))
 # The choices that they look like until then, in conf/metrics/auto.yaml and conf/method/supervised.yaml.
 LOOKS_LIKE = {"metrics": "classification", "method": "ce"}
 # Of ``student.fit``, replaced as a whole: merged, they would keep the arguments of the student's own task.
@@ -75,24 +76,30 @@ class Settled:
         """The data once more, for a choice of its own among the samples."""
         return build_data(self.raw)
 
-    def of_teacher(self) -> Settled:
-        """That of the teacher's own training: its net in the place of the student, ``teacher.fit`` laid over."""
-        content: Any = OmegaConf.to_container(_before_refinement(self.raw))
-        fit = dict(content["teacher"]["fit"])
+    def of_role(self, name: str) -> Settled:
+        """That of a frozen role's own training: its net in the place of the student, its ``fit`` laid over."""
+        content: Any = OmegaConf.to_container(_before_refinement(self.raw, name))
+        role = node_of(content, name)
+        fit = dict(role["fit"])
         # Net and method are replaced as a whole: merging would keep the student's arguments and terms.
-        content["student"] = {key: content["teacher"][key] for key in content["student"]} | {"fit": None}
+        content["student"] = {key: role[key] for key in content["student"]} | {"fit": None}
         content["method"] = fit.pop("method", content["method"])
         if content["method"] is None:
+            where = key_of(name)
             raise ValueError(
-                f"The teacher cannot be trained: data.task={self.data.task} has no labels to learn from. Give it a"
-                " teacher.checkpoint, or set teacher.fit=null to take it as it is built."
+                f"The {name} cannot be trained: data.task={self.data.task} has no labels to learn from. Give it a"
+                f" {where}.checkpoint, or set {where}.fit=null to take it as it is built."
             )
-        content["seed"] = content["teacher"]["seed"]
-        for own in ("views", "select"):  # what the student sees of the data is not the teacher's business
+        content["seed"] = role["seed"]
+        for own in ("views", "select"):  # what the student sees of the data is not the business of who teaches it
             content["data"].pop(own, None)
-        with_teacher_tokens(content)
+        further = (content.get("roles") or {}).items()
+        content["roles"] = {key: one for key, one in further if one["follows"] is None and key != name}
+        other = two_tokenizers(self.settings) and table(self.settings)[name].call.get("prefix") == PREFIX
+        if other:
+            with_teacher_tokens(content)
         raw = _laid_over(content, fit)
-        return Settled(build_data(raw) if two_tokenizers(self.settings) else self.data, raw)
+        return Settled(build_data(raw) if other else self.data, raw)
 
     def of_pilot(self) -> Config:
         """The values of the pilot student that chooses samples: trained alone, on all of them.
@@ -124,9 +131,10 @@ def settle(command: Command) -> Settled:
     """The configuration of a command, checked, with its data.
 
     Raises:
-        ValueError: A misspelt argument, or metrics that are not of the data's task.
+        ValueError: A misspelt argument, roles that cannot be, or metrics that are not of the data's task.
     """
     check_targets(command.raw)
+    check_roles(command.settings)
     raw = copy.deepcopy(decided(command).raw)
     return Settled(build_data(raw), raw)
 
@@ -165,7 +173,8 @@ def decided(command: Command) -> Command:
     Raises:
         ValueError: There is no such task, or it has no labels to learn from.
     """
-    marked = [(place, group) for place, group in BY_TASK if OmegaConf.select(command.raw, f"{place}.by_task")]
+    places = [*BY_TASK, *((f"{key_of(name)}.fit.method", "method") for name in table(command.settings))]
+    marked = [(place, group) for place, group in places if OmegaConf.select(command.raw, f"{place}.by_task")]
     task = _task(command.raw) if marked else None
     taken = {} if task is None else {"metrics": task.metrics, "method": task.supervised}
     if all(taken[group] == LOOKS_LIKE[group] for _, group in marked):
@@ -211,8 +220,8 @@ def _laid_over(content: dict[str, Any], fit: dict[str, Any]) -> DictConfig:
     return merged
 
 
-def _before_refinement(raw: DictConfig) -> DictConfig:
-    """The configuration that the student was first trained under, where ``raw`` refines it with the same teacher.
+def _before_refinement(raw: DictConfig, name: str) -> DictConfig:
+    """The configuration that the student was first trained under, where ``raw`` refines it with the same frozen role.
 
     The few epochs and the small learning rate of a refinement are not the teacher's: such a teacher would be worse than
     the student, and spoil it.
@@ -222,6 +231,10 @@ def _before_refinement(raw: DictConfig) -> DictConfig:
         return raw
     first = OmegaConf.merge(OmegaConf.structured(Config), read_raw(student_folder(Path(source)) / SETTINGS))
     assert isinstance(first, DictConfig)
-    first.teacher.store, first.logger = raw.teacher.store, raw.logger
-    both = [[OmegaConf.to_container(one[key], resolve=True) for key in ("teacher", "data")] for one in (first, raw)]
+    now, then = (OmegaConf.select(one, key_of(name)) for one in (raw, first))
+    if then is None:
+        return raw
+    then.store, first.logger = now.store, raw.logger
+    pairs = ((then, first.data), (now, raw.data))
+    both = [[OmegaConf.to_container(one, resolve=True) for one in pair] for pair in pairs]
     return first if both[0] == both[1] else raw

@@ -1,62 +1,126 @@
-"""Trainings before the main ones: the teacher's, and that of the student's body."""
+"""Trainings before the main ones: those of frozen roles, and that of the student's body."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from kd_lightning.config.schema import Config
+from kd_lightning.config.roles import frozen, with_roles
+from kd_lightning.config.schema import Config, Frozen
 from kd_lightning.config.two_tokenizers import check_prefix
 from kd_lightning.experiment.settle import Settled
-from kd_lightning.files.artifact import Artifact
+from kd_lightning.files.artifact import Artifact, Part
 from kd_lightning.training.nets import build_net, load_net
-from kd_lightning.training.objective import needs_teacher
+from kd_lightning.training.objective import asked_roles
 from kd_lightning.training.store import shared_nets
 from kd_lightning.training.training import Training
 
 log = logging.getLogger("kd_lightning")
 
 
-def obtain_teacher(settled: Settled) -> tuple[nn.Module, Artifact | None]:
-    """The teacher's net in eval mode, and its artifact where it was trained here or before."""
+@dataclass(frozen=True)
+class Source:
+    """A frozen role that is there.
+
+    Attributes:
+        name: Of the role.
+        role: How it is set.
+        net: In eval mode.
+        artifact: What its training left, where it was trained here or before.
+    """
+
+    name: str
+    role: Frozen
+    net: nn.Module
+    artifact: Artifact | None = None
+
+
+def obtain_roles(settled: Settled, names: Iterable[str], above: Collection[str] = ()) -> dict[str, Source]:
+    """These of the roles, as far as they are frozen: built, or found finished, or trained.
+
+    Args:
+        settled: The configuration with its data.
+        names: Of roles of any kind.
+        above: Roles whose training needs these, and which it cannot have for itself.
+    """
+    known = frozen(settled.settings)
+    return {name: _obtain(settled, name, (*above, name)) for name in names if name in known and name not in above}
+
+
+def _obtain(settled: Settled, name: str, above: Collection[str]) -> Source:
     settings = settled.settings
     check_prefix(settings)
-    if is_given(settings):
-        net = build_net(settings.teacher, settings.teacher.seed)
-        log.info(f"teacher {settings.teacher.name}: {settings.teacher.checkpoint or 'used as it is built'}")
-        return net.eval(), None
-    artifact = shared_nets(settings.teacher.store).obtain(_of_teacher(settled))
-    return load_net(artifact), artifact
+    role = frozen(settings)[name]
+    if is_given(role):
+        net = build_net(role, role.seed)
+        log.info(f"{name} {role.name}: {role.checkpoint or 'used as it is built'}")
+        return Source(name, role, net.eval())
+    artifact = shared_nets(role.store).obtain(_training(settled, name, above))
+    return Source(name, role, load_net(artifact), artifact)
 
 
-def is_given(settings: Config) -> bool:
-    """Whether the teacher comes from elsewhere, not from the store."""
-    return settings.teacher.checkpoint is not None or settings.teacher.fit is None
+def is_given(role: Frozen) -> bool:
+    """Whether a role comes from elsewhere, not from the store."""
+    return role.checkpoint is not None or role.fit is None
 
 
-def teacher_place(settled: Settled) -> Path:
-    """Where the teacher lies in the store, or will lie."""
-    return shared_nets(settled.settings.teacher.store).place(_of_teacher(settled))
+def role_place(settled: Settled, name: str) -> Path:
+    """Where a role lies in the store, or will lie."""
+    own = settled.of_role(name)
+    training = Training(with_roles(own.settings, asked_roles(own.settings)), own.data)
+    return shared_nets(frozen(settled.settings)[name].store).place(training)
 
 
-def _of_teacher(settled: Settled) -> Training:
-    own = settled.of_teacher()
-    return Training(own.settings, own.data, None, f"teacher {settled.settings.teacher.name}", "teacher")
+def _training(settled: Settled, name: str, above: Collection[str]) -> Training:
+    """That of a role; it may learn from others, as the student has them."""
+    own = settled.of_role(name)
+    asked = asked_roles(own.settings)
+    settings, theirs = with_roles(own.settings, asked), nets(obtain_roles(settled, asked, above))
+    label = f"{name} {frozen(settled.settings)[name].name}"
+    return Training(settings, own.data, theirs, label, Part.TEACHER)
+
+
+def nets(sources: dict[str, Source]) -> dict[str, nn.Module]:
+    """Role -> net."""
+    return {name: source.net for name, source in sources.items()}
+
+
+def check_asked(settings: Config, asked: Iterable[str]) -> None:
+    """Refuse a further role that nothing asks.
+
+    Args:
+        settings: The whole configuration.
+        asked: Roles that the methods of a command ask.
+
+    Raises:
+        ValueError: With what to set.
+    """
+    asked = set(asked)
+    before = [str((role.fit or {}).get("method")) for role in (settings.student, *frozen(settings).values())]
+    for name in settings.roles:
+        if name not in asked and not any(f"{name}." in method for method in before):
+            raise ValueError(
+                f"roles.{name} is set, but no term of {settings.method.name} asks it. Let an input of a term name it,"
+                f" such as method.terms.kd.inputs.teacher={name}.logits, or leave it out: ~roles.{name}"
+            )
 
 
 def prepare_student(settled: Settled) -> Settled:
     """Train the body of the student where ``student.fit`` says so, or find it finished; it is ``student.body`` then.
 
-    Its data and metrics are those of ``student.fit``. The teacher is the one that ``model@teacher`` builds, before it
-    is trained on the task; student and teacher are built for the task of ``student.fit.data``.
+    Its data and metrics are those of ``student.fit``. Frozen roles are as ``model@teacher`` builds them, before they
+    are trained on the task; student and teacher are built for the task of ``student.fit.data``.
     """
     if settled.settings.student.fit is None:
         return settled
     own = settled.of_body()
-    settings = own.settings
-    teacher = build_net(settings.teacher, settings.teacher.seed).eval() if needs_teacher(settings.method) else None
+    asked = asked_roles(own.settings)
+    settings = with_roles(own.settings, asked)
+    built = {name: build_net(role, role.seed).eval() for name, role in frozen(settings).items() if name in asked}
     label = f"student {settings.student.name} before the task ({settings.method.name} on {settings.data['name']})"
-    training = Training(settings, own.data, teacher, label, "distilled")
+    training = Training(settings, own.data, built, label)
     return settled.with_body(shared_nets(settings.teacher.store).obtain(training).folder)

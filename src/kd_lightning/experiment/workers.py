@@ -77,7 +77,7 @@ def _failed(store: Store, training: Training) -> bool:
 
 def _train(training: Training, store: Store, experiment: Experiment) -> None:
     place = store.place(training)
-    left = sum(one.teacher is not None and store.find(one) is None for _, one in experiment.trainings)
+    left = sum(bool(one.frozen) and store.find(one) is None for _, one in experiment.trainings)
     write_status(place, state="running", error=None, student=".", **owner())
     try:
         fit(training, place, trainings=max(1, left))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,17 @@ class Answers:
             raise ValueError(f"Run {self.name!r} has targets {low}..{high} for {self.logits.shape[1]} classes.")
 
 
+class Part(StrEnum):
+    """What a net is in a comparison, as ``arm.json`` has it."""
+
+    TEACHER = "teacher"
+    """Others learn from it."""
+    ALONE = "alone"
+    """Learns from the labels alone."""
+    DISTILLED = "distilled"
+    """Learns from others too."""
+
+
 @dataclass
 class Artifact:
     """One net trained one way with one seed, as it lies in its folder; read where it is asked for.
@@ -112,6 +124,11 @@ class Artifact:
     def seed(self) -> int:
         """That it was trained with; those of two arms are paired by it."""
         return int(self.record["seed"])
+
+    @property
+    def kind(self) -> Part:
+        """What its net is in a comparison."""
+        return Part(self.record["kind"])
 
     @property
     def train_seconds(self) -> float | None:

@@ -24,12 +24,12 @@ def run(command: Command, folder: Path) -> None:
     settings = command.settings
     found = find_arms(finished_below(_asked(settings)))
     data = reopen(found[0].runs[0]).data
-    arms = [build_arm(arm.name, arm.kind, arm.runs, data, settings) for arm in found]
+    arms = [build_arm(arm.name, arm.runs, data, settings) for arm in found]
     pairs = [(arm.name, base.name) for arm in found if (base := control_of(arm, found)) is not None]
     reference = next((arm.name for arm in found if is_control(arm)), None)
     loggers = build_loggers(settings, folder, "compare", "compare")
     show(build_comparison(arms, data, settings, reference, pairs), folder, plain(settings), loggers)
-    students = [arm for arm in found if arm.kind != "teacher"]
+    students = [arm for arm in found if not arm.teaches]
     ranks = "; ".join(f"{rank}. {arm.name}, {shown_validation(arm)}" for rank, arm in enumerate(students, 1))
     report_console().print(f"Ranked on validation: {ranks}", highlight=False, markup=False)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from kd_lightning.config.command import Command
 from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.roles import TEACHER
 
 KINDS = {
     "baseline": "Without a teacher's help",
@@ -66,8 +67,8 @@ def method_infos() -> list[dict[str, Any]]:
         info: Any = OmegaConf.to_container(method.info)
         inputs = str([term.inputs for term in method.terms.values()])
         rollout = method.get("rollout") or {}
-        writes = "teacher" in (rollout.get("role"), rollout.get("teacher"))
-        teacher = "teacher." in inputs or "student_wrapper" in method or writes
+        writes = {TEACHER} & {rollout.get("role"), rollout.get("teacher")}
+        teacher = f"{TEACHER}." in inputs or "student_wrapper" in method or bool(writes)
         infos.append({"name": path.stem, **info, "stages": len(method.get("stages", [])) or 1, "teacher": teacher})
     kinds = list(KINDS)
     return sorted(infos, key=lambda info: (kinds.index(info["kind"]), info["year"], info["name"]))

@@ -1,4 +1,4 @@
-"""``job=pipeline``: teacher, student alone, distilled student; compared, reported, exported."""
+"""``job=pipeline``: frozen roles, student alone, distilled student; compared, reported, exported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kd_lightning.config.command import Command
 from kd_lightning.deploy.export import export_student
-from kd_lightning.experiment.experiment import Experiment, open_experiment, seeds_of
+from kd_lightning.experiment.experiment import Experiment, frozen_of, open_experiment, seeds_of
 from kd_lightning.experiment.recipes import pipeline_recipes
 from kd_lightning.experiment.selection import selection_remarks
 from kd_lightning.experiment.settle import settle
@@ -24,8 +24,10 @@ def run(command: Command, folder: Path) -> float:
     if is_main_process():
         settled.data.save_split(folder)
     settings, seeds = settled.settings, seeds_of(settled)
-    trainings = 1 + (settings.student.fit is not None) + len(recipes) * len(seeds)
-    log.info(f"Plan: {trainings} trainings (teacher, then student {settings.student.name} with seeds {seeds})")
+    first = frozen_of(settled, recipes)
+    trainings = len(first) + (settings.student.fit is not None) + len(recipes) * len(seeds)
+    before = f"{', '.join(first)}, then " if first else ""
+    log.info(f"Plan: {trainings} trainings ({before}student {settings.student.name} with seeds {seeds})")
     experiment = open_experiment(settled, recipes, folder)
     artifacts = _train(experiment, folder)
     distilled = artifacts[recipes[-1].name]

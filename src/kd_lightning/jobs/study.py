@@ -51,9 +51,9 @@ def _conclude(experiment: Experiment, folder: Path) -> float | None:
     comparison = experiment.compare(artifacts, folder)
     experiment.choose(artifacts, folder)
     experiment.show(comparison, folder)
-    teacher = experiment.teacher_artifact
-    rows = study_numbers(({} if teacher is None else {"teacher": [teacher]}) | artifacts, comparison.score)
-    show_study(comparison, rows)
+    trained = {name: [one.artifact] for name, one in experiment.sources.items() if one.artifact is not None}
+    rows = study_numbers(trained | artifacts, comparison.score)
+    show_study(comparison, rows, list(trained))
     missing = failures(experiment)
     write_json(folder / "study.json", {"arms": rows, "verdicts": comparison.verdicts, "missing": missing})
     return experiment.best(artifacts)[1]

@@ -1,4 +1,4 @@
-"""``job=train``: one student with the chosen method, and the teacher where the method needs one."""
+"""``job=train``: one student with the chosen method, and the frozen roles that the method needs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 from pathlib import Path
 
 from kd_lightning.config.command import Command
+from kd_lightning.config.roles import with_roles
+from kd_lightning.experiment.experiment import first_roles
 from kd_lightning.experiment.selection import select_training
 from kd_lightning.experiment.settle import settle
-from kd_lightning.experiment.upstream import obtain_teacher, prepare_student
+from kd_lightning.experiment.upstream import check_asked, nets, obtain_roles, prepare_student
 from kd_lightning.files.runs import is_main_process, write_status
 from kd_lightning.training.fit import fit
-from kd_lightning.training.objective import needs_teacher
+from kd_lightning.training.objective import asked_roles
 from kd_lightning.training.training import Training
 from kd_lightning.tuning.objectives import check_objectives, objectives
 from kd_lightning.tuning.stop import STOPPED, TrialStoppedError, watched
@@ -29,13 +31,15 @@ def run(command: Command, folder: Path) -> float | list[float | None] | str | No
     data, settings = settled.data, settled.settings
     if is_main_process():
         data.save_split(folder)
-    taught, chosen = needs_teacher(settings.method), settings.data.get("select") is not None
-    teacher = obtain_teacher(settled)[0] if taught or chosen else None
+    asked, chosen = asked_roles(settings), settings.data.get("select") is not None
+    check_asked(settings, asked)
+    sources = obtain_roles(settled, first_roles(settings, asked, selects=True) if chosen else asked)
     settled = prepare_student(settled)
-    if teacher is not None and chosen:
-        select_training(settled, data, teacher, folder)
+    if chosen:
+        select_training(settled, data, next(iter(sources.values())), folder)
     label = f"student {settings.student.name} + {settings.method.name}"
-    training = Training(watched(settled.settings, folder), data, teacher if taught else None, label)
+    frozen = nets({name: source for name, source in sources.items() if name in asked})
+    training = Training(watched(with_roles(settled.settings, asked), folder), data, frozen, label)
     try:
         artifact = fit(training, folder)
     except TrialStoppedError as stop:

@@ -91,8 +91,8 @@ def _verdicts(comparison: Comparison) -> list[dict[str, str]]:
     for contrast, text in zip_longest(comparison.tests, comparison.verdicts):
         found = contrast.outcome if contrast else "unknown"
         if found in ("gain", "loss"):
-            taught = comparison.arm(contrast.name).kind == "distilled"
-            alone = comparison.arm(contrast.reference).kind == "alone"
+            taught = comparison.arm(contrast.name).distilled
+            alone = comparison.arm(contrast.reference).alone
             head = HEADS[found][0 if taught and alone else 1]
         else:  # the sentence begins with its own heading, before any foreign string
             head, _, text = text.partition(": ")

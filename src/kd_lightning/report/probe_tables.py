@@ -29,7 +29,7 @@ def robust_rows(comparison: Comparison) -> Rows:
 
 def cka_rows(comparison: Comparison) -> Rows:
     """Each layer of each student with each of the teacher."""
-    found = [(arm, one) for arm in comparison.arms if (one := similarity_of(arm)) and arm.kind != "teacher"]
+    found = [(arm, one) for arm in comparison.arms if (one := similarity_of(arm)) and not arm.teaches]
     if not found:
         return [], []
     layers = found[0][1].teacher

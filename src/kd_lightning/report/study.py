@@ -54,19 +54,25 @@ def study_table(comparison: Comparison) -> Table:
     return table
 
 
-def cost_sentence(rows: dict[str, Any]) -> str:
+def cost_sentence(rows: dict[str, Any], teachers: Sequence[str]) -> str:
     """The whole in one line."""
     seconds = {name: sum(row["train_seconds"]) for name, row in rows.items()}
-    count = sum(len(row["seeds"]) for name, row in rows.items() if name != "teacher")
-    students = sum(value for name, value in seconds.items() if name != "teacher")
-    teacher = f"the teacher {fmt.seconds(seconds['teacher'])} once for all" if "teacher" in rows else "no teacher"
-    return f"Cost: {count} students {fmt.seconds(students)} in all, {teacher}."
+    count = sum(len(row["seeds"]) for name, row in rows.items() if name not in teachers)
+    students = sum(value for name, value in seconds.items() if name not in teachers)
+    theirs = ", ".join(f"the {name} {fmt.seconds(seconds[name])} once for all" for name in teachers) or "no teacher"
+    return f"Cost: {count} students {fmt.seconds(students)} in all, {theirs}."
 
 
-def show_study(comparison: Comparison, rows: dict[str, Any]) -> None:
-    """Print what a study tells beside the comparison."""
+def show_study(comparison: Comparison, rows: dict[str, Any], teachers: Sequence[str]) -> None:
+    """Print what a study tells beside the comparison.
+
+    Args:
+        comparison: Of its arms.
+        rows: Those of ``study_numbers``.
+        teachers: Names of rows that are trained roles, not students.
+    """
     console = report_console()
     console.print(study_table(comparison))
-    console.print(cost_sentence(rows), highlight=False, markup=False)
+    console.print(cost_sentence(rows, teachers), highlight=False, markup=False)
     if (note := paper_protocol(comparison)) is not None:
         console.print(note, style="yellow", highlight=False, markup=False)

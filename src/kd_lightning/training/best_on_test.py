@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 
 from kd_lightning.core.distiller import Distiller
-from kd_lightning.core.roles import Role
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.training.predictions import predict
 
@@ -31,8 +30,7 @@ class BestOnTest(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure; the training does not notice: same modes, same random state."""
         assert isinstance(pl_module, Distiller)
-        role = pl_module.roles.by_name["student"]
-        assert isinstance(role, Role)
+        role = pl_module.roles.learner
         modes = {module: module.training for module in role.net.modules()}
         with torch.random.fork_rng(devices=[]):  # a loader draws a seed for its workers
             found = predict(role.net, lambda _, batch: role(batch), "test", self.data)

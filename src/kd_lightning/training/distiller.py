@@ -1,4 +1,4 @@
-"""From a training to the Distiller: roles, objective and optimiser joined, the teacher live or from its cache."""
+"""From a training to the Distiller: roles, objective and optimiser joined, frozen roles live or from their cache."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 from hydra.utils import instantiate
 from torch import nn
 
-from kd_lightning.cache.decide import stored_teacher
-from kd_lightning.cache.placement import place_teacher
+from kd_lightning.cache.decide import stored_role
+from kd_lightning.cache.frozen import FrozenRole
+from kd_lightning.cache.placement import place_role
+from kd_lightning.cache.store import SignalsOfAll
 from kd_lightning.config import schema
+from kd_lightning.config.roles import frozen, table
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.metrics import Evaluation
 from kd_lightning.core.optim import Scheduler
@@ -21,7 +24,7 @@ from kd_lightning.data.sampler import count_views
 from kd_lightning.models.anatomy.aliases import match_stages
 from kd_lightning.training.objective import build_objective
 from kd_lightning.training.precision import decide_precision
-from kd_lightning.training.roles import build_student, build_teacher, check_outputs
+from kd_lightning.training.roles import build_followers, build_frozen, build_learner, check_outputs
 from kd_lightning.training.training import Training
 
 
@@ -31,7 +34,7 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
     Args:
         training: Its data's order, views and stored signals are set to those of the training.
         net: The net that learns.
-        trainings: How many trainings of this command want the same of the teacher, for ``teacher.cache=auto``.
+        trainings: How many trainings of this command want the same of a frozen role, for ``teacher.cache=auto``.
 
     Returns:
         The module, and the settings with the precision that was decided.
@@ -44,13 +47,13 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
     data.order_seed, data.num_views, data.signals = settings.seed, count_views(settings.data.get("views")), None
     example = data.ready(next(iter(data.loader("train", train=True))))
     objective = build_objective(settings.method)
-    roles = [build_student(settings.student, net, example)]
-    if training.teacher is not None:
-        roles.append(build_teacher(settings.teacher, objective, training.teacher, example))
-    for role in roles:
+    learner = build_learner(training.learner, net, example)
+    nets, known = training.frozen, frozen(settings)
+    lives = [build_frozen(name, known[name], objective, own, example) for name, own in nets.items()]
+    for role in (learner, *lives):
         check_outputs(role, example, data)
     settings = replace(settings, trainer=decide_precision(settings, net, example, data.task.output))
-    roles, example = _served(replace(training, settings=settings), objective, roles, example, trainings)
+    roles, example = _served(replace(training, settings=settings), objective, learner, lives, example, trainings)
     rollout = instantiate(settings.method.rollout)
     if hasattr(rollout, "attach"):
         rollout.attach(data)
@@ -58,19 +61,24 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
 
 
 def _served(
-    training: Training, objective: Objective, roles: list[Role], example: dict[str, Any], trainings: int
+    training: Training, objective: Objective, learner: Role, lives: list[Role], example: dict[str, Any], trainings: int
 ) -> tuple[list[Role], dict[str, Any]]:
-    """The roles with stages that match, the teacher live or from its cache; and the example with what is stored."""
+    """The roles with stages that match, frozen ones live or from their cache; and the example with what is stored."""
     settings, data = training.settings, training.data
     references = [reference for term in objective for reference in term.references()]
-    match_stages(roles, references, {"student": settings.student.taps, "teacher": settings.teacher.taps})
-    if training.teacher is None:
+    match_stages([learner, *lives], references, {name: role.taps for name, role in table(settings).items()})
+    roles, every = [learner, *build_followers(settings, learner)], []
+    for live in lives:
+        own = FrozenRole(settings, frozen(settings)[live.name], data, live, training.frozen[live.name])
+        served, stored = stored_role(own, references, example, trainings)
+        if own.serving.placement is not None:
+            place_role(own, learner, example, cached=stored is not None)
+        roles.append(served)
+        every += [] if stored is None else [stored]
+    if not every:
         return roles, example
-    student, live = roles
-    served, example = stored_teacher(settings, data, live, training.teacher, references, example, trainings)
-    if settings.teacher.placement is not None:
-        place_teacher(settings, data, live, student, example, cached=served is not live)
-    return [student, served], example
+    data.signals = SignalsOfAll(every)
+    return roles, {**example, **data.signals(example["index"], example["view"])}
 
 
 def _distiller(

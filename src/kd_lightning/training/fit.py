@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kd_lightning.config.roles import LEARNER, TEACHER
 from kd_lightning.config.values import plain, write_settings
 from kd_lightning.core.abort import UserAbortError
 from kd_lightning.core.distiller import Distiller
@@ -39,13 +40,13 @@ def fit(training: Training, folder: Path, trainings: int = 1) -> Artifact:
     Args:
         training: What is trained.
         folder: Where the artifact lies.
-        trainings: How many trainings of this command want the same of the teacher, for ``teacher.cache=auto``.
+        trainings: How many trainings of this command want the same of a frozen role, for ``teacher.cache=auto``.
 
     Returns:
         The artifact with its net.
     """
     settings, data = training.settings, training.data
-    net = student_net(settings, training.teacher)
+    net = student_net(settings, training.frozen.get(TEACHER))
     done = find(folder, training.identity)
     if done is not None:
         log.info(f"{training.label}: finished earlier, taken from {folder}")
@@ -69,11 +70,13 @@ def fit(training: Training, folder: Path, trainings: int = 1) -> Artifact:
     with EnergyMeter(gpu=trainer.strategy.root_device.type == "cuda") as energy:
         _train(trainer, distiller, data, _resume_point(settings.ckpt_path, folder))
     seconds = time.perf_counter() - started
-    states = _weights(trainer, net)
+    states = _weights(trainer, net, f"roles.trainable.{LEARNER}.net.")
     artifact = Artifact(folder, _record(training, trainer, seconds), training.label, net)
     # Of several trainings at once nobody can say which one spent it.
     artifact.record["energy_joules"] = energy.joules if settings.study.workers == 1 else None
     if trainer.is_global_zero:
+        if distiller.roles.following:
+            artifact.record["followers"] = _measure_followers(trainer, distiller, training)
         _measure_and_save(artifact, net, training, states)
     trainer.strategy.barrier()
     net.load_state_dict(states[settings.select])
@@ -125,14 +128,13 @@ def _train(trainer: pl.Trainer, distiller: Distiller, data: SplitDataModule, ckp
         raise UserAbortError("Stopped. resume=auto goes on from the checkpoint.", 130)
 
 
-def _weights(trainer: pl.Trainer, net: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """The student's weights: after the last step, and the best on validation."""
+def _weights(trainer: pl.Trainer, net: nn.Module, prefix: str) -> dict[str, dict[str, Tensor]]:
+    """The weights of a net: after the last step, and the best on validation, which lie below a prefix."""
     last = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not path:
         return {"last": last, "best": last}
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "roles.trainable.student.net."
     return {"last": last, "best": {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}}
 
 
@@ -150,8 +152,23 @@ def _record(training: Training, trainer: pl.Trainer, seconds: float) -> dict[str
         "validation": {settings.metrics.monitor: None if monitored is None else round(float(monitored), 6)},
         "test": looks_on_test(trainer),
         "label": training.label,
-        "kind": training.kind,
+        "kind": training.kind.value,
     }
+
+
+def _measure_followers(trainer: pl.Trainer, distiller: Distiller, training: Training) -> dict[str, Any]:
+    """Metrics on test of the roles that follow: after the last step, and where the student was best on validation."""
+    found: dict[str, Any] = {}
+    for name, role in distiller.roles.following.items():
+        net = role.net
+        assert isinstance(net, nn.Module)
+        for which, state in _weights(trainer, net, f"roles.following.{name}.net.").items():
+            net.load_state_dict(state)
+            metrics = predict(net, instantiate(training.learner.call), "test", training.data).metrics(
+                training.data.task
+            )
+            found.setdefault(name, {})[which] = metrics
+    return found
 
 
 def _measure_and_save(

@@ -1,4 +1,4 @@
-"""What a method asks for: its terms, its stages, and whether it has a teacher."""
+"""What a method asks for: its terms, its stages, and the roles beside the one that learns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from kd_lightning.config.schema import Method
+from kd_lightning.config.roles import LEARNER, TEACHER, table
+from kd_lightning.config.schema import Config, Method
 from kd_lightning.core.terms import Objective, Stage, Term
 
 
@@ -48,11 +49,13 @@ def _loss(name: str, node: Any) -> Any:
         ) from None
 
 
-def needs_teacher(method: Method) -> bool:
-    """Whether a method takes anything from a teacher."""
+def asked_roles(settings: Config) -> tuple[str, ...]:
+    """Names of the roles that a method takes anything from, beside the one that learns; in the order of the table."""
+    method, asked = settings.method, set[str]()
+    for term in build_objective(method):
+        asked |= {reference.scope for reference in term.references()}
     rollout = method.rollout or {}
-    writes = "teacher" in (rollout.get("role"), rollout.get("teacher"))  # text that the student learns from
-    if method.student_wrapper is not None or writes:
-        return True
-    terms = build_objective(method)
-    return any(reference.scope == "teacher" for term in terms for reference in term.references())
+    asked |= {name for name in (rollout.get("role"), rollout.get("teacher")) if name is not None}  # they write text
+    if method.student_wrapper is not None:
+        asked.add(TEACHER)
+    return tuple(name for name in table(settings) if name in asked and name != LEARNER)

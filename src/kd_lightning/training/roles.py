@@ -1,4 +1,4 @@
-"""Roles of a training: nets with their calls and taps, the teacher folded where nobody can tell, outputs checked."""
+"""Roles of a training: nets with their calls and taps, frozen ones folded where nobody can tell, outputs checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hydra.utils import instantiate
 from torch import nn
 
 from kd_lightning.cache.topk import TopKCall
-from kd_lightning.config import schema
+from kd_lightning.config import roles, schema
+from kd_lightning.core.follow import Follower
 from kd_lightning.core.roles import Role
 from kd_lightning.core.terms import Objective
 from kd_lightning.data.base import SplitDataModule
@@ -20,32 +21,50 @@ from kd_lightning.models.compress.fold import fold_batchnorm
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_student(role: schema.Role, net: nn.Module, example: Mapping[str, Any]) -> Role:
+def build_learner(role: schema.Role, net: nn.Module, example: Mapping[str, Any]) -> Role:
     """The role that learns."""
     call = instantiate(role.call)
-    return Role("student", net, call, propose_aliases("student", net, call.arguments(example), role.taps))
+    return Role(roles.LEARNER, net, call, propose_aliases(roles.LEARNER, net, call.arguments(example), role.taps))
 
 
-def build_teacher(role: schema.Teacher, objective: Objective, net: nn.Module, example: Mapping[str, Any]) -> Role:
-    """The live teacher, with batch norms folded where the terms cannot tell."""
-    live = _frozen(role, net, example)
+def build_followers(settings: schema.Config, learner: Role) -> list[Role]:
+    """The roles that follow it, as copies of it before its first step.
+
+    Raises:
+        ValueError: A strategy that spreads weights over processes, so that no process has a whole copy.
+    """
+    followers = roles.followers(settings)
+    if followers and str(settings.trainer.strategy) == "fsdp":
+        names = ", ".join(followers)
+        raise ValueError(f"trainer.strategy=fsdp splits the weights that {names} would follow: take ddp.")
+    return [
+        Follower(name, learner, instantiate(settings.student.call), role.decay, roles.key_of(name))
+        for name, role in followers.items()
+    ]
+
+
+def build_frozen(
+    name: str, role: schema.Frozen, objective: Objective, net: nn.Module, example: Mapping[str, Any]
+) -> Role:
+    """A live frozen role, with batch norms folded where the terms cannot tell."""
+    live = _frozen(name, role, net, example)
     if role.fold and "image" in example and _only_features(objective, live):
-        live = _frozen(role, fold_batchnorm(net, example["image"]), example)
+        live = _frozen(name, role, fold_batchnorm(net, example["image"]), example)
     return live
 
 
-def _frozen(role: schema.Teacher, net: nn.Module, example: Mapping[str, Any]) -> Role:
-    call = instantiate(role.call)
-    aliases = propose_aliases("teacher", net, call.arguments(example), role.taps)
-    precision = None if role.precision is None else _dtype(role.precision)
+def _frozen(name: str, role: schema.Frozen, net: nn.Module, example: Mapping[str, Any]) -> Role:
+    call, key = instantiate(role.call), roles.key_of(name)
+    aliases = propose_aliases(name, net, call.arguments(example), role.taps)
+    precision = None if role.precision is None else _dtype(role.precision, key)
     if role.topk is not None:
-        call = TopKCall(call, role.topk)
-    return Role("teacher", net, call, aliases, trainable=False, precision=precision)
+        call = TopKCall(call, role.topk, key)
+    return Role(name, net, call, aliases, trainable=False, precision=precision, key=key)
 
 
-def _dtype(name: str) -> torch.dtype:
+def _dtype(name: str, key: str) -> torch.dtype:
     if name not in _DTYPES:
-        raise ValueError(f"teacher.precision={name}: choose {', '.join(_DTYPES)} or null.")
+        raise ValueError(f"{key}.precision={name}: choose {', '.join(_DTYPES)} or null.")
     return _DTYPES[name]
 
 
@@ -80,12 +99,12 @@ def check_outputs(role: Role, example: Mapping[str, Any], data: SplitDataModule)
     except IndexError as error:  # of an embedding
         raise ValueError(
             f"The {role.name} does not know all {expected} tokens of the data ({data.name}), or takes shorter"
-            f" texts. Set {role.name}.net.{task.width}=${{data.{fact}}}, or a larger {role.name}.net.max_length."
+            f" texts. Set {role.key}.net.{task.width}=${{data.{fact}}}, or a larger {role.key}.net.max_length."
         ) from error
     role.net.train(training)
     if width != expected:
         raise ValueError(
             f"The {role.name} answers with {width} {task.unit}, the data ({data.name}) has {expected}."
-            f" Set {role.name}.net.{task.width}=${{data.{fact}}}, or give a checkpoint that was trained on these"
+            f" Set {role.key}.net.{task.width}=${{data.{fact}}}, or give a checkpoint that was trained on these"
             f" {task.unit}."
         )

@@ -53,7 +53,7 @@ class Store:
 def shared_nets(root: str | Path) -> Store:
     """The store of nets that many runs share, ``teacher.store``: teachers, and bodies of students.
 
-    The name has the identity less the teacher's weights: which teacher taught a body follows from its settings. Whether
-    the folder holds this very training, its record says.
+    The name has the identity less the weights of frozen roles: which teacher taught a body follows from its settings.
+    Whether the folder holds this very training, its record says.
     """
-    return Store(root, lambda training: f"{training.learner.name}-{replace(training, teacher=None).identity}")
+    return Store(root, lambda training: f"{training.learner.name}-{replace(training, frozen={}).identity}")

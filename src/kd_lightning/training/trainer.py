@@ -15,19 +15,20 @@ from omegaconf import OmegaConf
 
 from kd_lightning.config.schema import Config
 from kd_lightning.core.speed import NoProfiler, keep_memory
+from kd_lightning.files.artifact import Part
 
 # Options of ours beside Lightning's.
 OURS = ("channels_last", "ema")
 
 
-def build_trainer(settings: Config, folder: Path, label: str, kind: str) -> pl.Trainer:
+def build_trainer(settings: Config, folder: Path, label: str, kind: Part) -> pl.Trainer:
     """The Trainer; a CSV log is always written.
 
     Args:
         settings: Of the training, with a precision that is decided.
         folder: Checkpoints and logs go there.
         label: What loggers call the training.
-        kind: ``teacher``, ``alone`` or ``distilled``.
+        kind: What its net is in a comparison.
     """
     options = {key: value for key, value in vars(settings.trainer).items() if key not in OURS}
     callbacks = [
@@ -43,7 +44,7 @@ def build_trainer(settings: Config, folder: Path, label: str, kind: str) -> pl.T
     return pl.Trainer(
         **options,
         callbacks=callbacks,
-        logger=[CSVLogger(folder, name="logs"), *build_loggers(settings, folder, label, kind)],
+        logger=[CSVLogger(folder, name="logs"), *build_loggers(settings, folder, label, kind.value)],
         default_root_dir=str(folder),
         profiler=NoProfiler(),
         use_distributed_sampler=False,  # the sampler of the data knows ranks itself

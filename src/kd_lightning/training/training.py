@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import nn
 
-from kd_lightning.config.identity import of_training
+from kd_lightning.config.identity import of_training, of_weights
 from kd_lightning.config.schema import Config, Role
 from kd_lightning.config.values import plain
 from kd_lightning.data.base import SplitDataModule
+from kd_lightning.files.artifact import Part
 from kd_lightning.files.runs import digest
 from kd_lightning.training.identity import weights_hash
 
@@ -20,19 +22,19 @@ class Training:
     """Recipe, seed, data and roles: all that decides what an artifact becomes, and how it is spoken of.
 
     Attributes:
-        settings: Everything that was set, with its seed and method. Whoever learns is ``student``, also where that is
-            the teacher in its own training.
+        settings: Everything that was set, with its seed and method, and of the further roles those that it has. Whoever
+            learns is ``student``, also where that is the teacher in its own training.
         data: Prepared data.
-        teacher: The frozen net that it learns from; None where it learns from the labels alone.
+        frozen: Role -> the net that it learns from; empty where it learns from the labels alone.
         label: What the user reads.
-        kind: ``teacher``, ``alone`` or ``distilled``.
+        kind: What its net is in a comparison.
     """
 
     settings: Config
     data: SplitDataModule
-    teacher: nn.Module | None = None
+    frozen: Mapping[str, nn.Module] = field(default_factory=dict)
     label: str = "student"
-    kind: str = "distilled"
+    kind: Part = Part.DISTILLED
 
     @property
     def learner(self) -> Role:
@@ -41,6 +43,6 @@ class Training:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of all that decides the result: settings, samples, the teacher's weights."""
-        weights = None if self.teacher is None else weights_hash(self.teacher)
-        return digest([*of_training(plain(self.settings)), self.data.split.fingerprint, weights])
+        """Hash of all that decides the result: settings, samples, the weights of the frozen roles."""
+        weights = of_weights({name: weights_hash(net) for name, net in self.frozen.items()})
+        return digest([*of_training(plain(self.settings)), self.data.split.fingerprint, *weights])

@@ -89,8 +89,8 @@ def role_of(roles: Roles, name: str) -> Role:
     if not able or getattr(net.config, "is_encoder_decoder", False):
         raise ValueError(
             f"The rollout takes text from the {name}, and {type(net).__name__} is no causal language model of"
-            f" transformers, which generates. Choose one (model@{name}=tiny_gpt), or method.rollout=null to learn from"
-            " the texts of the data."
+            f" transformers, which generates. Choose one (model@{role.key}=tiny_gpt), or method.rollout=null to learn"
+            " from the texts of the data."
         )
     return role
 

@@ -44,7 +44,7 @@ class TeacherGenerated:
     def __call__(self, batch: Mapping[str, Any], roles: Roles) -> Mapping[str, Any]:
         """The teacher's continuation of the batch's prompts."""
         role = role_of(roles, self.role)
-        if role.trainable:
+        if role.trainable or role.follows is not None:
             raise ValueError(f"The rollout keeps what the {role.name} writes, but it learns: use OnPolicy.")
         prompts = take_prompts(batch, self.generation.prompt_tokens, longest_prompt(self.generation, role))
         if "step" not in batch:  # the example: one token, and nothing to keep

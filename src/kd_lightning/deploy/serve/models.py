@@ -12,7 +12,8 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from kd_lightning.config.schema import Teacher
+from kd_lightning.config.roles import TEACHER, frozen
+from kd_lightning.config.schema import Frozen
 from kd_lightning.config.schema_jobs import Serve
 from kd_lightning.config.values import read_settings
 from kd_lightning.deploy.formats.registry import FORMATS, Runner
@@ -54,21 +55,23 @@ def text_model(serve: Serve, export: Path, load: Callable[[], Runner]) -> Any:
 
 def teacher_beside(record: dict[str, Any], export: Path) -> partial[Runner] | None:
     """What loads the teacher; None, with a line of log, where it cannot be served beside the student."""
-    if record["teacher"] is None:
+    told = record["teacher"]
+    if told is None:
         return None
-    folder, settings = record["teacher"]["folder"], read_settings(export / SETTINGS)
-    if settings.teacher.call.get("prefix"):
-        log.info(f"The teacher {record['teacher']['name']} has a tokenizer of its own: the student is served alone.")
+    folder, name = told["folder"], told.get("role", TEACHER)
+    role = frozen(read_settings(export / SETTINGS))[name]
+    if role.call.get("prefix"):
+        log.info(f"The teacher {told['name']} has a tokenizer of its own: the student is served alone.")
         return None
     if folder is not None and (Path(folder) / WEIGHTS).is_file():
         return partial(stored_teacher, folder)
-    if folder is None and _is_given(settings.teacher):
-        return partial(given_teacher, export / SETTINGS)
-    log.info(f"The teacher {record['teacher']['name']} is not on this machine: the student is served alone.")
+    if folder is None and _is_given(role):
+        return partial(given_teacher, export / SETTINGS, name)
+    log.info(f"The teacher {told['name']} is not on this machine: the student is served alone.")
     return None
 
 
-def _is_given(teacher: Teacher) -> bool:
+def _is_given(teacher: Frozen) -> bool:
     """Whether the teacher can be built from the run's configuration: its checkpoint is there, or it needs none."""
     return bool(teacher.fit is None if teacher.checkpoint is None else Path(teacher.checkpoint).exists())
 
@@ -80,11 +83,11 @@ def stored_teacher(folder: str) -> Runner:
     return _called(load_net(artifact), settings.student.call, settings.data)
 
 
-def given_teacher(config: Path) -> Runner:
+def given_teacher(config: Path, name: str = TEACHER) -> Runner:
     """A teacher from elsewhere, as the run used it."""
     settings = read_settings(config)
-    net = build_net(settings.teacher, settings.teacher.seed).eval()
-    return _called(net, settings.teacher.call, settings.data)
+    role = frozen(settings)[name]
+    return _called(build_net(role, role.seed).eval(), role.call, settings.data)
 
 
 def _called(net: torch.nn.Module, call: dict[str, Any], data: dict[str, Any]) -> Runner:

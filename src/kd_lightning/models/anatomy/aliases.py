@@ -66,5 +66,5 @@ def match_stages(roles: Sequence[Role], references: Iterable[Reference], taps: M
             if alias == "stages":
                 log.info(
                     f"  {role.name}: {len(places)} stages, the other net {min(counts)}: paired are the last"
-                    f" {min(counts)}, {', '.join(role.aliases[alias])}. Others: {role.name}.taps.stages=[...]"
+                    f" {min(counts)}, {', '.join(role.aliases[alias])}. Others: {role.key}.taps.stages=[...]"
                 )

@@ -124,7 +124,7 @@ def tables(comparison: Comparison) -> dict[str, tuple[list[str], list[list[Any]]
     columns = main_table(comparison)
     results = [[arm.name, *(c.cells[i] for c in columns)] for i, arm in enumerate(comparison.arms)]
     numbers = [
-        [arm.name, arm.kind, metric, found.mean, found.sd, found.n]
+        [arm.name, arm.kind.value, metric, found.mean, found.sd, found.n]
         for arm in comparison.arms
         for metric in sorted({key for row in arm.metrics for key in row})
         if (found := arm.summary(metric))
@@ -163,8 +163,8 @@ def _of_kind(comparison: Comparison) -> dict[str, Arm]:
     """The teacher, the reference and the first distilled arm, as far as there are any."""
     found: dict[str, Arm] = {}
     for arm in comparison.arms:
-        if arm.kind != "alone" or comparison.reference in (None, arm.name):
-            found.setdefault(arm.kind, arm)
+        if not arm.alone or comparison.reference in (None, arm.name):
+            found.setdefault(arm.kind.value, arm)
     return found
 
 

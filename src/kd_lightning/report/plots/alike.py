@@ -34,7 +34,7 @@ def last_layer(similarity: Similarity) -> float:
 def alike(comparison: Comparison) -> list[Plot]:
     """A matrix for each of the first arms: layers of the teacher downwards, of the student across."""
     found = [(arm, one) for arm in comparison.arms if (one := similarity_of(arm)) is not None]
-    return [_picture(arm, one) for arm, one in found if arm.kind != "teacher"][:PICTURES]
+    return [_picture(arm, one) for arm, one in found if not arm.teaches][:PICTURES]
 
 
 def _picture(arm: Arm, one: Similarity) -> Plot:

@@ -45,7 +45,7 @@ def rates(arm: Arm) -> Tensor:
 def confused_pairs(comparison: Comparison, most: int = PAIRS) -> list[Pair]:
     """The pairs that the students confuse most, by the mean over their arms; the teacher counts where it is alone."""
     every = [rates(arm) for arm in comparison.arms]
-    students = [one for one, arm in zip(every, comparison.arms, strict=True) if arm.kind != "teacher"] or every
+    students = [one for one, arm in zip(every, comparison.arms, strict=True) if not arm.teaches] or every
     mean = torch.stack(students).mean(dim=0)
     mean.fill_diagonal_(0)
     values, places = mean.flatten().topk(min(most, mean.numel()))

@@ -75,7 +75,7 @@ def looks(comparison: Comparison) -> dict[str, Look]:
     rest, markers = itertools.cycle(["blue", "green", "purple", "red", "sky"]), itertools.cycle(MARKERS)
     result = {}
     for arm in comparison.arms:
-        plain = arm.name == comparison.reference or (comparison.reference is None and arm.kind == "alone")
+        plain = arm.name == comparison.reference or (comparison.reference is None and arm.alone)
         fixed = ("teacher", "o") if arm is comparison.teacher else ("alone", "s") if plain else None
         key, marker = fixed or (next(rest), next(markers))
         result[arm.name] = Look(COLOURS[key], f"var(--{key}, {COLOURS[key]})", marker)
