@@ -8,6 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from kd_lightning.config.conf_dir import conf_dir
+
 
 def published(group: str, name: str) -> Any:
     """The configuration of a choice, from the same folders as this command's.
@@ -24,9 +26,10 @@ def published(group: str, name: str) -> Any:
         given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
         overrides += [o for o in given if "searchpath" in o]
         return compose("config", overrides)[group]
-    # In a process that a launcher started.
-    sources = {source.provider: source.path for source in HydraConfig.get().runtime.config_sources}
+    # In a process that a launcher started, or after a configuration was composed without a command.
+    known = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    sources = {source.provider: source.path for source in known}
     if "command-line" in sources:
         overrides.append(f"hydra.searchpath=[file://{sources['command-line']}]")
-    with initialize_config_dir(sources["main"], version_base="1.3"):
+    with initialize_config_dir(sources.get("main", str(conf_dir())), version_base="1.3"):
         return compose("config", overrides)[group]
