@@ -1,5 +1,7 @@
 """A run that was stopped and resumed equals one that was not, bit for bit."""
 
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -9,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kd_lightning.core.checkpoints import WholeCheckpoints, newest_whole
 from kd_lightning.core.distiller import Distiller
 from tests.conftest import TINY
+from tests.jobs.finished import command
 
 # 112 training samples in batches of 16: seven steps an epoch. The net has dropout, so the random state counts.
 TRAIN = [
@@ -37,10 +41,25 @@ def stop_at(monkeypatch, step: int, number: signal.Signals) -> None:
     monkeypatch.setattr(Distiller, "training_step", training_step)
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of the run that was not stopped."""
+    place = tmp_path_factory.mktemp("straight")
+    command(place, *TRAIN, "hydra.run.dir=outputs/straight/a")
+    return place / "outputs/straight/a"
+
+
+def assert_same_end(straight, folder):
+    """The student and the last checkpoint are those of the run that was not stopped, bit for bit."""
+    expected, got = (load_file(f / "student.safetensors") for f in (straight, folder))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    last = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (straight, folder)]
+    assert not [k for k, v in last[0]["state_dict"].items() if not torch.equal(v, last[1]["state_dict"][k])]
+    assert last[0]["global_step"] == last[1]["global_step"]
+
+
 @pytest.mark.parametrize("step", [0, 3, 6, 7, 9, 13, 14, 16, 19, 20])
-def test_ctrl_c_saves_exits_130_and_resumes_exactly(cli, monkeypatch, step):
-    straight = cli(*TRAIN, "hydra.run.dir=outputs/straight/a")
-    assert straight.code == 0, straight.text
+def test_ctrl_c_saves_exits_130_and_resumes_exactly(cli, monkeypatch, step, straight):
     stop_at(monkeypatch, step, signal.SIGINT)
     stopped = cli(*TRAIN)
     assert stopped.code == 130, stopped.text
@@ -53,13 +72,69 @@ def test_ctrl_c_saves_exits_130_and_resumes_exactly(cli, monkeypatch, step):
     assert resumed.code == 0, resumed.text
     assert "going on from interrupted.ckpt" in resumed.text
     assert len(list(Path("outputs/x").iterdir())) == 1
-    expected = load_file("outputs/straight/a/student.safetensors")
-    got = load_file(folder / "student.safetensors")
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
-    last = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (Path("outputs/straight/a"), folder)]
-    different = [k for k, v in last[0]["state_dict"].items() if not torch.equal(v, last[1]["state_dict"][k])]
-    assert not different
-    assert last[0]["global_step"] == last[1]["global_step"]
+    assert_same_end(straight, folder)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_what_stops_a_resumed_run_before_it_begins_loses_nothing(cli, monkeypatch, error, straight):
+    stop_at(monkeypatch, 9, signal.SIGINT)
+    assert cli(*TRAIN).code == 130
+    folder = next(Path("outputs/x").iterdir())
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+
+    def on_fit_start(self):
+        raise error
+
+    with monkeypatch.context() as early, contextlib.suppress(RuntimeError):
+        early.setattr(Distiller, "on_fit_start", on_fit_start)
+        assert cli(*TRAIN, "resume=auto").code != 0
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
+    resumed = cli(*TRAIN, "resume=auto")
+    assert "going on from interrupted.ckpt" in resumed.text
+    assert_same_end(straight, folder)
+
+
+@pytest.mark.parametrize(
+    ("torn", "source"),
+    [(["interrupted"], "going on from last.ckpt"), (["interrupted", "last"], "going on from best.ckpt"),
+     (["interrupted", "last", "best"], None)],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_named_and_the_last_whole_one_taken(cli, monkeypatch, torn, source, straight):
+    stop_at(monkeypatch, 16, signal.SIGINT)
+    assert cli(*TRAIN).code == 130
+    folder = next(Path("outputs/x").iterdir())
+    for name in torn:
+        path = folder / "checkpoints" / f"{name}.ckpt"
+        path.write_bytes(path.read_bytes()[: 0 if name == "last" else path.stat().st_size // 2])
+    resumed = cli(*TRAIN, "resume=auto")
+    assert resumed.code == 0, resumed.text
+    for name in torn:
+        assert f"{name}.ckpt is damaged" in resumed.text
+    assert (source or ": training ...") in resumed.text
+    assert "going on from" not in resumed.text or source
+    assert_same_end(straight, folder)
+
+
+def test_the_furthest_checkpoint_is_taken_not_the_newest(tmp_path):
+    for name, step in (("far", 9), ("near", 4)):
+        torch.save({"global_step": step}, tmp_path / f"{name}.ckpt")
+        os.utime(tmp_path / f"{name}.ckpt", (step == 4, step == 4))
+    assert newest_whole(tmp_path.iterdir()) == tmp_path / "far.ckpt"
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    io, path = WholeCheckpoints(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"global_step": 1}, path)
+
+    def full(content, handle):
+        handle.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        io.save_checkpoint({"global_step": 2}, path)
+    assert [one.name for one in tmp_path.iterdir()] == ["last.ckpt"]
+    assert torch.load(path, weights_only=True) == {"global_step": 1}
 
 
 def test_sigterm_exits_143(cli, monkeypatch):
@@ -99,10 +174,8 @@ def test_a_pipeline_goes_on_where_it_stopped(cli, monkeypatch):
     assert cli(*pipeline, "resume=auto").code == 0  # nothing is left unfinished: a new run
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch(cli, monkeypatch):
+def test_a_killed_run_goes_on_from_its_last_epoch(cli, monkeypatch, straight):
     """SIGKILL leaves no time to save: the state after the last whole epoch counts."""
-    straight = cli(*TRAIN, "hydra.run.dir=outputs/straight/a")
-    assert straight.code == 0, straight.text
 
     class Killed(BaseException):
         pass
@@ -123,6 +196,4 @@ def test_a_killed_run_goes_on_from_its_last_epoch(cli, monkeypatch):
     resumed = cli(*TRAIN, "resume=auto")
     assert resumed.code == 0, resumed.text
     assert "going on from last.ckpt" in resumed.text
-    states = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (Path("outputs/straight/a"), folder)]
-    assert states[1]["global_step"] == 21
-    assert all(torch.equal(v, states[1]["state_dict"][k]) for k, v in states[0]["state_dict"].items())
+    assert_same_end(straight, folder)

@@ -17,7 +17,8 @@ class InterruptCheckpoint(OnExceptionCheckpoint):
     """Saves the state when training is stopped from outside or by an error.
 
     The first Ctrl-C waits for the end of the step, since a state from the middle of one cannot be resumed exactly; the
-    second stops at once. After a loss that is not finite nothing is saved: the last checkpoint is the good one.
+    second stops at once. After a loss that is not finite nothing is saved: the last checkpoint is the good one. Nor
+    before the training has begun: of one that is resumed the state is not there yet, and its start would be saved.
 
     Args:
         dirpath: Folder of the checkpoint.
@@ -27,6 +28,7 @@ class InterruptCheckpoint(OnExceptionCheckpoint):
     def __init__(self, dirpath: str, filename: str = "interrupted") -> None:
         super().__init__(dirpath, filename)
         self._asked = False
+        self._began = False
         self._previous: Any = None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -36,7 +38,8 @@ class InterruptCheckpoint(OnExceptionCheckpoint):
         print("\nStopping after this step; once more Ctrl-C stops at once.", flush=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen, where this is the main thread (others cannot)."""
+        """What was to be restored is; listen, where this is the main thread (others cannot)."""
+        self._began = True
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._on_signal)
 
@@ -49,9 +52,9 @@ class InterruptCheckpoint(OnExceptionCheckpoint):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save, except after a loss that is not finite."""
+        """Save, except before the start, and after a loss that is not finite."""
         self._restore()
-        if not isinstance(exception, NonFiniteLossError):
+        if self._began and not isinstance(exception, NonFiniteLossError):
             super().on_exception(trainer, pl_module, exception)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kd_lightning.config.roles import LEARNER, TEACHER
 from kd_lightning.config.values import plain, write_settings
 from kd_lightning.core.abort import UserAbortError
+from kd_lightning.core.checkpoints import newest_whole
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.files.artifact import RECORD, SETTINGS, Artifact
@@ -103,15 +104,14 @@ def _check_selection(training: Training) -> None:
 
 
 def _resume_point(asked: str | None, folder: Path) -> str | None:
-    """The checkpoint to go on from: the one that was asked for, else the newest that an interrupted start left."""
+    """The checkpoint to go on from: the one that was asked for, else the furthest that an interrupted start left."""
     if asked is not None:
         if not Path(asked).is_file():
             raise FileNotFoundError(f"ckpt_path={asked}: no such checkpoint.")
         return asked
-    left = [p for p in (folder / "checkpoints").glob("*.ckpt") if p.stem in ("last", "interrupted")]
-    if not left:
+    newest = newest_whole(sorted((folder / "checkpoints").glob("*.ckpt")))
+    if newest is None:
         return None
-    newest = max(left, key=lambda p: p.stat().st_mtime)
     log.info(f"  going on from {newest.name}")
     return str(newest)
 

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 
 from kd_lightning.config.schema import Config
+from kd_lightning.core.checkpoints import WholeCheckpoints
 from kd_lightning.core.speed import NoProfiler, keep_memory
 from kd_lightning.files.artifact import Part
 
@@ -47,6 +48,7 @@ def build_trainer(settings: Config, folder: Path, label: str, kind: Part) -> pl.
         logger=[CSVLogger(folder, name="logs"), *build_loggers(settings, folder, label, kind.value)],
         default_root_dir=str(folder),
         profiler=NoProfiler(),
+        plugins=[WholeCheckpoints()],
         use_distributed_sampler=False,  # the sampler of the data knows ranks itself
     )
 
