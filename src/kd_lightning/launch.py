@@ -15,7 +15,8 @@ from kd_lightning.config.check import check
 from kd_lightning.config.command import Command
 from kd_lightning.core.abort import UserAbortError
 from kd_lightning.core.quiet import quieten
-from kd_lightning.files.runs import fingerprint, is_main_process, owner, read_status, write_status
+from kd_lightning.core.ranks import is_main_process
+from kd_lightning.files.runs import fingerprint, owner, read_status, write_status
 from kd_lightning.version import __version__
 
 log = logging.getLogger("kd_lightning")

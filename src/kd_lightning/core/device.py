@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from kd_lightning.core.ranks import local_rank
 
 
 def training_device(accelerator: str, devices: Any) -> torch.device:
@@ -18,7 +19,8 @@ def training_device(accelerator: str, devices: Any) -> torch.device:
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         first = devices[0] if isinstance(devices, Sequence) and not isinstance(devices, str) and devices else 0
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", first)))
+        own = local_rank()
+        return torch.device("cuda", first if own is None else own)
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from kd_lightning.config.roles import with_roles
 from kd_lightning.config.schema import Config, Role
 from kd_lightning.core.device import training_device
+from kd_lightning.core.ranks import is_main_process
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.select import Rules, make_rules, select_samples
 from kd_lightning.data.targets import CLASSES, find_target
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.experiment.upstream import Source
 from kd_lightning.files.artifact import Part
-from kd_lightning.files.runs import is_main_process, write_json
+from kd_lightning.files.runs import write_json
 from kd_lightning.training.fit import fit
 from kd_lightning.training.nets import build_net, load_net, load_run
 from kd_lightning.training.predictions import predict

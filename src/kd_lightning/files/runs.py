@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.config.identity import of_command
 from kd_lightning.config.renamed import with_canonical_names
+from kd_lightning.core.ranks import said_by_first
 
 STATUS = "status.json"
 
@@ -54,11 +55,6 @@ def read_status(folder: Path) -> dict[str, Any]:
 def write_status(folder: Path, **changes: Any) -> None:
     """Update the state of a run folder."""
     write_json(folder / STATUS, {**read_status(folder), **changes})
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that the user started, not one that a DDP launcher added to it."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
 def owner() -> dict[str, Any]:
@@ -102,8 +98,12 @@ def _run_dir(name: str, resume: str, *, _root_: DictConfig) -> str:
         raise ValueError(f"resume={resume}: choose auto or never.")
     key = (str(parent), resume)
     if key not in RUN_DIRS:
-        found = unfinished(parent, fingerprint(_root_)) if resume == "auto" else None
-        RUN_DIRS[key] = str(found or parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+        def chosen() -> str:
+            found = unfinished(parent, fingerprint(_root_)) if resume == "auto" else None
+            return str(found or parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+        RUN_DIRS[key] = said_by_first(chosen, parent)
     return RUN_DIRS[key]
 
 

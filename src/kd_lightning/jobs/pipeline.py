@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 
 from kd_lightning.config.command import Command
+from kd_lightning.core.ranks import is_main_process
 from kd_lightning.deploy.export import export_student
 from kd_lightning.experiment.experiment import Experiment, frozen_of, open_experiment, seeds_of
 from kd_lightning.experiment.recipes import pipeline_recipes
 from kd_lightning.experiment.selection import selection_remarks
 from kd_lightning.experiment.settle import settle
 from kd_lightning.files.artifact import Artifact
-from kd_lightning.files.runs import is_main_process
 from kd_lightning.training.fit import fit
 
 log = logging.getLogger("kd_lightning")

@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from kd_lightning.config.command import Command
+from kd_lightning.core.ranks import is_main_process
 from kd_lightning.experiment.experiment import Experiment
 from kd_lightning.experiment.recipes import study_recipes
 from kd_lightning.experiment.study import announce, check_workers, open_study, without_bars
 from kd_lightning.experiment.workers import failures, finished, work, work_in_processes
-from kd_lightning.files.runs import is_main_process, write_json
+from kd_lightning.files.runs import write_json
 from kd_lightning.report.study import show_study, study_numbers
 
 

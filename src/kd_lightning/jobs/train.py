@@ -7,11 +7,12 @@ from pathlib import Path
 
 from kd_lightning.config.command import Command
 from kd_lightning.config.roles import with_roles
+from kd_lightning.core.ranks import is_main_process
 from kd_lightning.experiment.experiment import first_roles
 from kd_lightning.experiment.selection import select_training
 from kd_lightning.experiment.settle import settle
 from kd_lightning.experiment.upstream import check_asked, nets, obtain_roles, prepare_student
-from kd_lightning.files.runs import is_main_process, write_status
+from kd_lightning.files.runs import write_status
 from kd_lightning.training.fit import fit
 from kd_lightning.training.objective import asked_roles
 from kd_lightning.training.training import Training

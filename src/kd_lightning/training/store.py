@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from kd_lightning.core.ranks import is_main_process
 from kd_lightning.files.artifact import Artifact
 from kd_lightning.files.lock import exclusive
-from kd_lightning.files.runs import is_main_process
 from kd_lightning.training.fit import find, fit
 from kd_lightning.training.training import Training
 
