@@ -146,3 +146,32 @@ def test_a_module_keeps_its_names_in_checkpoints():
 def test_functions_that_do_not_fit_are_refused_by_name(loss, inputs, message):
     with pytest.raises(ValueError, match=message):
         Term("gap", loss, inputs)
+
+
+def test_a_term_that_can_teach_nothing_is_refused():
+    """Over one output a softmax is constant: cross-entropy and KD of a regression have no gradient."""
+    from kd_lightning.core.teaches import check_teaches
+    from kd_lightning.losses.cross_entropy import CrossEntropyLoss
+    from kd_lightning.losses.kd import KDLoss
+    from kd_lightning.losses.regression import RegressionKDLoss, SmoothL1Loss
+
+    student, teacher, values = torch.randn(8, 1), torch.randn(8, 1), torch.randn(8)
+    inputs = {"student": "student.logits", "teacher": "teacher.logits", "target": "batch.target"}
+
+    def check(loss, width=1, target=values, **arguments):
+        given = {"student": student.expand(8, width), "teacher": teacher.expand(8, width), "target": target}
+        asked = {name: inputs[name] for name in arguments.get("asks", ("student", "teacher"))}
+        check_teaches(Term("x", loss, asked), {name: given[name] for name in asked}, {"student"})
+
+    classes = torch.zeros(8, dtype=torch.int64)
+    for loss, asks, target in (
+        (KDLoss(), ("student", "teacher"), None),
+        (CrossEntropyLoss(), ("student", "target"), classes),
+    ):
+        with pytest.raises(ValueError, match=r"term 'x' can teach nothing: whatever the outputs of shape 8×1 are"):
+            check(loss, asks=asks, target=target)
+        check(loss, 2, asks=asks, target=target)
+    check(SmoothL1Loss(), asks=("student", "target"))
+    # better than the teacher everywhere in the mild draw: it rests there, and learns all the same
+    teacher += 50
+    check(RegressionKDLoss(), asks=("student", "teacher", "target"))

@@ -18,6 +18,7 @@ from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.files.artifact import Artifact
 from kd_lightning.tasks.registry import find_task
+from tests.conftest import QUICK
 from tests.jobs.finished import TEXT_FILES as FILES
 
 OF_TOKENS = ("token_classification", "masked_lm", "causal_lm")
@@ -56,6 +57,15 @@ def test_metrics_and_the_loss_of_the_control_follow_from_the_task(text_run):
         assert losses
         assert min(losses) > 0
     assert Artifact.open(text_run("causal_lm") / "alone" / "seed_0").record["method"] == "ce"
+
+
+@pytest.mark.parametrize("method", ["kd", "ce", "dkd"])
+def test_a_method_of_classes_is_refused_for_values(cli, method):
+    outcome = cli("data=synthetic_text", "data.task=regression", "data.source.samples=60", *QUICK, "teacher.fit=null",
+                  "model@teacher=tiny_bert", "model@student=tiny_bert", "job=train", f"method={method}")  # fmt: skip
+    assert outcome.code == 1
+    assert "can teach nothing" in outcome.text or "classes" in outcome.text
+    assert "Traceback" not in outcome.text
 
 
 @pytest.mark.parametrize("task", FILES)

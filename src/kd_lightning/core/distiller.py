@@ -23,6 +23,7 @@ from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.rollouts import Rollout
 from kd_lightning.core.schedules import Progress
 from kd_lightning.core.speed import fused
+from kd_lightning.core.teaches import check_teaches
 from kd_lightning.core.terms import Objective, Stage, param_groups, shape_of
 
 # How often the accumulated losses are looked at for nan: a look is a synchronisation on a GPU.
@@ -120,6 +121,7 @@ class Distiller(pl.LightningModule):
                 arguments = term.arguments(lambda r: self._resolve(r, signals, batch, Progress()))
                 pairing.append((term.name, {name: shape_of(value) for name, value in arguments.items()}))
                 term.build(arguments)
+                check_teaches(term, arguments, set(self.roles.trainable))
         return pairing
 
     def prepare_batch(self, batch: Batch) -> dict[str, Any]:
@@ -204,10 +206,9 @@ class Distiller(pl.LightningModule):
         self._stage = stage
         assert stage is not None
         for name, parameter in self.named_learnable():
-            if name not in self._can_learn:
-                continue  # frozen for good, such as a classifier taken from the teacher
-            learns = stage.params is None or any(re.match(pattern, name) for pattern in stage.params)
-            parameter.requires_grad_(learns)
+            if name in self._can_learn:  # the others are frozen for good, such as a classifier taken from the teacher
+                learns = stage.params is None or any(re.match(pattern, name) for pattern in stage.params)
+                parameter.requires_grad_(learns)
 
     def named_learnable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters under the names that ``stages.params`` match: ``student.<path>`` and ``terms.<term>.<path>``."""
@@ -264,8 +265,7 @@ class Distiller(pl.LightningModule):
         self._check_finite()
         for name, value in self._sums.items():
             self.log(f"train/{name}", value / self._counts[name], sync_dist=True, prog_bar=name == "loss")
-        self._sums.clear()
-        self._counts.clear()
+        self._sums, self._counts = {}, {}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One group per trainable role, then the losses' own."""
