@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -52,12 +54,29 @@ def test_a_broken_picture_loses_nothing(finished, cli):
     files = pictures(Path("pictures"), 4)
     files[1].write_bytes(files[1].read_bytes()[:60])
     files[2].write_text("no picture")
+    Path("pictures/4.png").write_bytes(huge_when_unpacked(20_000))
+    # PIL would start Ghostscript for it
+    Path("pictures/5.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
     outcome = cli("job=predict", f"run={finished}", "inputs=[pictures]", "predict.output=a.csv")
     assert outcome.code == 1
-    assert "2 of 4 pictures could not be read" in outcome.text
+    assert "4 of 6 pictures could not be read" in outcome.text
+    assert "Traceback" not in outcome.text
     rows = list(csv.DictReader(Path("a.csv").read_text().splitlines()))
-    assert [bool(row["class"]) for row in rows] == [True, False, False, True]
-    assert ["1.png" in rows[1]["error"], "2.png" in rows[2]["error"]] == [True, True]
+    assert [bool(row["class"]) for row in rows] == [True, False, False, True, False, False]
+    assert all(f"{i}.png" in rows[i]["error"] for i in (1, 2, 4, 5))
+    assert "decompression bomb" in rows[4]["error"]
+    assert "cannot identify" in rows[5]["error"]
+
+
+def huge_when_unpacked(side):
+    """A PNG of a few bytes that says it has so many pixels a side."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @pytest.mark.parametrize(

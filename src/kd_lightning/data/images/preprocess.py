@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 Size = tuple[int, int]
+
+# What PIL may try, whatever a file is called. Left out are those that start other programs (EPS: Ghostscript) or have
+# no business here.
+KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+
+def open_picture(source: str | Path | IO[bytes]) -> ImageFile:
+    """A picture file, opened as one of ``KINDS``; nothing of it is unpacked yet.
+
+    Raises:
+        OSError and others of PIL: The file is missing, of another kind, broken, or huge when unpacked.
+    """
+    from PIL import Image as pil
+
+    return pil.open(source, formats=KINDS)
 
 
 def as_size(size: int | Size | list[int]) -> Size:
@@ -39,7 +55,7 @@ def decode(image: Image | str | Path, channels: int, image_size: int | Size, dec
     if channels not in (1, 3):
         raise ValueError(f"Pictures are read with 1 or 3 channels, not {channels}.")
     if isinstance(image, (str, Path)):
-        with pil.open(image) as opened:
+        with open_picture(image) as opened:
             return decode(opened, channels, image_size, decode_size)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bit: PIL would clip to 255 instead of scaling
@@ -82,12 +98,14 @@ def apply_preprocessing(image: Image | str | Path, preprocessing: dict[str, Any]
     """
     if preprocessing["image_size"] is None:
         raise ValueError("This network takes feature vectors; it cannot answer for pictures.")
+    from PIL import Image as pil
+
     size, channels = as_size(preprocessing["image_size"]), int(preprocessing["channels"])
     try:
         pixels = decode(image, channels, size, preprocessing.get("decode_size"))
     except FileNotFoundError:
         raise FileNotFoundError(f"No picture at {image}.") from None
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, pil.DecompressionBombError) as error:
         raise ValueError(f"{image} cannot be read as a picture: {error}") from error
     mean, std = (torch.tensor(preprocessing[key], dtype=torch.float32) for key in ("mean", "std"))
     return normalise(to_float(pixels[None]), mean, std)

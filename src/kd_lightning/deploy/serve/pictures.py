@@ -13,13 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_lightning.data.images.preprocess import as_size, decode, normalise, to_float
+from kd_lightning.data.images.preprocess import KINDS, as_size, decode, normalise, open_picture, to_float
 from kd_lightning.deploy.formats.registry import Runner
 from kd_lightning.deploy.outputs import task_of
 from kd_lightning.deploy.serve.intake import RefusedError, text_under
-
-# What PIL may try. Left out are those that start other programs (EPS) or have no business here.
-KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def unpack(data: bytes, preprocessing: dict[str, Any], limits: Limits) -> Tensor
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures: limited below; of odd ones: read all the same
-            with Image.open(io.BytesIO(data), formats=KINDS) as picture:
+            with open_picture(io.BytesIO(data)) as picture:
                 _check_pixels(picture.width, picture.height, size, decode_size, limits)
                 return decode(picture, int(preprocessing["channels"]), size, decode_size)
     except RefusedError:

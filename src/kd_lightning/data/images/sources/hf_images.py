@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kd_lightning.data.arrays import Arrays, fingerprint
 from kd_lightning.data.images.facts import chunks
-from kd_lightning.data.images.preprocess import Size, as_size, decode
+from kd_lightning.data.images.preprocess import Size, as_size, decode, open_picture
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +47,12 @@ class HFRows:
         Raises:
             ValueError: Some are broken; all of these are named.
         """
-        from PIL import Image
-
         images, broken = [], []
         stored = self.images[positions.tolist()][self.column] if len(positions) else []
         for position, entry in zip(positions.tolist(), stored, strict=True):
             try:
                 source = entry["path"] if entry["bytes"] is None else io.BytesIO(entry["bytes"])
-                with Image.open(source) as image:
+                with open_picture(source) as image:
                     images.append(decode(image, self.channels, self.size, self.decode_size))
             except Exception as error:  # every PIL plugin fails in its own way on a damaged file
                 broken.append(f"  row {position} ({type(error).__name__}: {error})")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kd_lightning.data.arrays import Arrays, Inputs, fingerprint
-from kd_lightning.data.images.preprocess import Size, as_size, decode
+from kd_lightning.data.images.preprocess import Size, as_size, decode, open_picture
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,8 @@ class ImageFiles:
 
     def header(self, path: Path) -> str | None:
         """What is wrong with the first bytes of the file; None where nothing is."""
-        from PIL import Image
-
         try:
-            with Image.open(path):
+            with open_picture(path):
                 return None
         except Exception as error:
             return f"{type(error).__name__}: {error}"
