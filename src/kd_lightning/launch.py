@@ -16,6 +16,7 @@ from kd_lightning.config.command import Command
 from kd_lightning.core.abort import UserAbortError
 from kd_lightning.core.quiet import quieten
 from kd_lightning.core.ranks import is_main_process
+from kd_lightning.files.lock import in_use
 from kd_lightning.files.runs import fingerprint, owner, read_status, write_status
 from kd_lightning.version import __version__
 
@@ -34,6 +35,18 @@ def launch(cfg: DictConfig) -> Any:
         log.setLevel(logging.ERROR)
         quieten()
         return importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(Command(cfg), folder)
+    with in_use(folder) as mine:
+        if not mine:
+            raise ValueError(
+                f"{_short(folder)} is in use by another command, which still runs. Wait for it, or give this one a"
+                " folder of its own: hydra.run.dir=outputs/<another>."
+            )
+        return _run(Command(cfg), folder)
+
+
+def _run(command: Command, folder: Path) -> Any:
+    """The job in its folder, with its state written there."""
+    cfg = command.raw
     log.info(f"kd_lightning {__version__} · {cfg.job} · {cfg.name} → {_short(folder)}")
     before = read_status(folder)
     if cfg.resume == "auto" and before.get("state") == "finished":
@@ -48,7 +61,7 @@ def launch(cfg: DictConfig) -> Any:
     quieten()
     write_status(folder, state="running", job=cfg.job, fingerprint=fingerprint(cfg), **owner())
     try:
-        result = importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(Command(cfg), folder)
+        result = importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(command, folder)
     except BaseException as error:
         interrupted = isinstance(error, (KeyboardInterrupt, UserAbortError))
         _try_status(folder, state="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")

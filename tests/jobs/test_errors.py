@@ -1,6 +1,7 @@
 """Bad input: a clear error, in one paragraph, before anything is trained, and nothing is lost."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from kd_lightning.files.lock import in_use
 from tests.conftest import QUICK, TINY
 
 TRAIN = [*TINY, "job=train", "method=ce"]
@@ -194,3 +196,28 @@ def test_jobs_on_runs_that_are_not_there(cli, arguments, message):
     outcome = cli(*TINY, *arguments)
     assert outcome.code == 1
     assert message in outcome.text
+
+
+def test_two_commands_of_the_same_second_have_a_folder_each(cli, monkeypatch):
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1)
+
+    monkeypatch.setattr("kd_lightning.files.runs.datetime", Stopped)
+    for _ in range(3):
+        assert cli("job=methods", "name=x").code == 0
+    folders = sorted(path.name for path in Path("outputs/x").iterdir())
+    assert folders == ["2026-01-01_00-00-00", "2026-01-01_00-00-00_2", "2026-01-01_00-00-00_3"]
+    assert all((Path("outputs/x") / name / "status.json").is_file() for name in folders)
+
+
+def test_a_folder_in_use_is_left_alone(cli):
+    folder = Path("outputs/x/a")
+    folder.mkdir(parents=True)
+    with in_use(folder):
+        outcome = cli("job=methods", f"hydra.run.dir={folder}")
+    assert outcome.code == 1
+    assert "outputs/x/a is in use by another command" in outcome.text
+    assert not (folder / "status.json").exists()
+    assert cli("job=methods", f"hydra.run.dir={folder}").code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,3 +47,30 @@ def exclusive(path: Path, wait: bool = True, waiting: str = "") -> Iterator[bool
         finally:
             # Said aloud: a data worker that was forked meanwhile has the file open too, and would hold the lock.
             fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[bool]:
+    """Hold a folder while a command works in it; it is let go with the block, or with the process however that ends.
+
+    Args:
+        folder: It is there.
+
+    Yields:
+        Whether nobody else holds it; also where the file system has no locks.
+    """
+    if fcntl is None:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            log.info(f"{folder}: this file system has no locks ({error.strerror}); start one command in it at a time.")
+        yield True
+    finally:
+        os.close(handle)

@@ -101,10 +101,23 @@ def _run_dir(name: str, resume: str, *, _root_: DictConfig) -> str:
 
         def chosen() -> str:
             found = unfinished(parent, fingerprint(_root_)) if resume == "auto" else None
-            return str(found or parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+            return str(found or _new(parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))
 
         RUN_DIRS[key] = said_by_first(chosen, parent)
     return RUN_DIRS[key]
+
+
+def _new(folder: Path) -> Path:
+    """The folder, made; one with a number behind its name where another command of the same second has it."""
+    place, number = folder, 1
+    while True:
+        try:
+            place.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            place = folder.with_name(f"{folder.name}_{number}")
+        else:
+            return place
 
 
 def register_resolvers() -> None:
