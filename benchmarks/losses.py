@@ -39,7 +39,7 @@ STUDENT, TEACHER = "student's step", "teacher's forward"
 # Terms that methods have beside their own.
 COMMON = ("ce", "kd")
 # Their targets are not classes.
-OTHER_TARGETS = ("multilabel_kd", "regression_kd")
+OTHER_TARGETS = ("multilabel_kd", "regression_kd", "smooth_l1")
 
 # Teacher, student, batch, classes.
 SIZES = ("resnet32x4", "resnet8x4", 64, 100)

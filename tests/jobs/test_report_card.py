@@ -65,7 +65,7 @@ def test_the_card_is_measured_once_and_can_be_switched_off(cli, monkeypatch):
 
     from kd_lightning.experiment import probes as _probes
 
-    monkeypatch.setattr(_probes, "_robustness", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(_probes, "load_net", lambda *a: pytest.fail("measured again"))
     again = cli("job=compare", f"runs={outcome.folder}", "compare.latency=false")
     assert again.code == 0, again.text
     off = cli(*TINY, "export.formats=[]", "compare.robustness=false", "compare.cka=false", "callbacks=default")

@@ -49,7 +49,7 @@ TINY_DATA = [
 # Plain SGD: a parameter moves exactly where it has a gradient.
 PLAIN = ["optimizer=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "scheduler=constant"]
 
-OTHER_TARGETS = ("multilabel_kd", "regression_kd")
+OTHER_TARGETS = ("multilabel_kd", "regression_kd", "smooth_l1")
 VISION = [m["name"] for m in method_infos() if m["kind"] not in ("token", "transformer")]
 
 

@@ -68,6 +68,7 @@ def with_targets(make: Any) -> DataLoader[Any]:
     [
         ("multilabel_kd", lambda n: torch.arange(4 * n).reshape(n, 4).remainder(3).clamp(max=1).float()),
         ("regression_kd", lambda n: torch.linspace(-1, 1, 4 * n).reshape(n, 4)),
+        ("smooth_l1", lambda n: torch.linspace(-1, 1, 4 * n).reshape(n, 4)),
     ],
 )
 @pytest.mark.parametrize("pair", PAIRS)

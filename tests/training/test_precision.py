@@ -52,7 +52,7 @@ EXAMPLE = {"image": torch.randn(4, 3, 8, 8), "target": torch.zeros(4, dtype=torc
 def test_a_decision_holds_for_every_later_training(settings, net, tmp_path, monkeypatch):
     state = torch.get_rng_state()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    decided = decide_precision(settings, net, EXAMPLE)
+    decided = decide_precision(settings, net, EXAMPLE, "logits")
     assert decided.precision in (FULL, HALF)
     assert settings.trainer.precision == "auto"
     assert torch.equal(torch.get_rng_state(), state)
@@ -60,20 +60,20 @@ def test_a_decision_holds_for_every_later_training(settings, net, tmp_path, monk
     assert len(json.loads((tmp_path / "teachers" / "precision.json").read_text())) == 1
 
     monkeypatch.setattr(module, "time_candidates", lambda *a: pytest.fail("timed again"))
-    assert decide_precision(settings, net, EXAMPLE) == decided
+    assert decide_precision(settings, net, EXAMPLE, "logits") == decided
 
 
 def test_a_damaged_memory_is_replaced(settings, net, tmp_path):
     (tmp_path / "teachers").mkdir()
     (tmp_path / "teachers" / "precision.json").write_text("{")
-    decide_precision(settings, net, EXAMPLE)
+    decide_precision(settings, net, EXAMPLE, "logits")
     assert json.loads((tmp_path / "teachers" / "precision.json").read_text())
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_candidates_are_what_the_hardware_has(settings, net, monkeypatch, native):
     monkeypatch.setattr(module, "native_bf16", lambda device: native)
-    times = time_candidates(settings, net, EXAMPLE, torch.device("cpu"))
+    times = time_candidates(settings, net, EXAMPLE, torch.device("cpu"), "logits")
     assert set(times) == {(FULL, False), (FULL, True)} | ({(HALF, True)} if native else set())
     assert all(seconds > 0 for seconds in times.values())
 
@@ -81,18 +81,21 @@ def test_candidates_are_what_the_hardware_has(settings, net, monkeypatch, native
 def test_nets_without_convolutions_and_a_layout_that_was_chosen(settings, net, monkeypatch):
     monkeypatch.setattr(module, "native_bf16", lambda device: True)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
-    assert set(time_candidates(settings, flat, EXAMPLE, torch.device("cpu"))) == {(FULL, False), (HALF, False)}
+    assert set(time_candidates(settings, flat, EXAMPLE, torch.device("cpu"), "logits")) == {
+        (FULL, False),
+        (HALF, False),
+    }
     settings = with_trainer(settings, channels_last=True)
-    assert set(time_candidates(settings, net, EXAMPLE, torch.device("cpu"))) == {(FULL, True), (HALF, True)}
+    assert set(time_candidates(settings, net, EXAMPLE, torch.device("cpu"), "logits")) == {(FULL, True), (HALF, True)}
 
 
 def test_several_devices_do_not_time_each_for_itself(settings, net, monkeypatch):
     monkeypatch.setattr(module, "time_candidates", lambda *a: pytest.fail("timed"))
-    assert decide_precision(with_trainer(settings, devices=2), net, EXAMPLE).precision == FULL
+    assert decide_precision(with_trainer(settings, devices=2), net, EXAMPLE, "logits").precision == FULL
 
 
 def test_what_is_configured_stays(settings, net):
-    decided = decide_precision(with_trainer(settings, precision="64-true"), net, EXAMPLE)
+    decided = decide_precision(with_trainer(settings, precision="64-true"), net, EXAMPLE, "logits")
     assert (decided.precision, decided.channels_last) == ("64-true", False)
 
 
