@@ -15,7 +15,7 @@ from tests.conftest import QUICK, TINY
 # Task -> what must be said beside it; metrics and the loss of the control follow from it.
 TEXT_TASKS = {
     "classification": ["metrics=text_classification"],
-    "regression": [],
+    "regression": ["method=regression_kd"],
     "token_classification": [],
     "masked_lm": [],
     "causal_lm": ["model@teacher=tiny_gpt", "model@student=tiny_gpt"],
