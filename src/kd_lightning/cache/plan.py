@@ -192,13 +192,9 @@ def _signal(own: FrozenRole, name: str, stored: str, value: Any, batch: int) -> 
             f"{own.name}.{name} has no row for each of the {batch} samples of a batch, but {shape}",
             f"Tap a place whose first dimension is the batch, or set {own.key}.cache=off.",
         )
-    kind = (
-        _STORED[own.serving.cache_dtype]
-        if value.is_floating_point()
-        else torch.int32
-        if name == "topk_indices"
-        else value.dtype
-    )
+    kind = torch.int32 if name == "topk_indices" else value.dtype
+    if value.is_floating_point():
+        kind = _STORED[own.serving.cache_dtype]
     signal = Signal(stored, tuple(value.shape[1:]), kind, value.dtype)
     try:
         as_stored(value, signal, own.key)

@@ -17,6 +17,7 @@ from kd_lightning.data.counter import fold_text
 from kd_lightning.data.loader import BatchDataset, EpochLoader, Signals
 from kd_lightning.data.sampler import Draw, EpochBatchSampler, count_views
 from kd_lightning.data.split import Pool, Split, default_fractions, load_split, make_split
+from kd_lightning.data.targets import Target, find_target
 from kd_lightning.tasks.base import Task
 
 Batch = dict[str, Any]
@@ -88,6 +89,11 @@ class SplitDataModule(LightningDataModule):
         self.num_samples = 0
         self._split: Split | None = None
         self._made: Split | None = None  # as it was made, before training samples were chosen
+
+    @property
+    def target(self) -> Target:
+        """The kind of target that its task has."""
+        return find_target(self.task.target)
 
     # ---- what a subclass gives
 

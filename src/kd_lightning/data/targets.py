@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_lightning.tasks.registry import find_task
+
 IGNORE = -100
 """Target of a sample that losses and metrics leave out."""
 
@@ -77,6 +79,11 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise ValueError(f"There is no kind of target '{name}'; there are {', '.join(TARGETS)}.")
     return TARGETS[name]
+
+
+def target_of(task: str) -> Target:
+    """The kind of target of a task, by the task's name."""
+    return find_target(find_task(task).target)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kd_lightning.config.schema_jobs import Export
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.sampler import Draw
-from kd_lightning.data.targets import IGNORE, find_target
+from kd_lightning.data.targets import IGNORE
 from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
 from kd_lightning.deploy.check import REFINE, Figures, Reference, answers, measure, objection
 from kd_lightning.deploy.formats import huggingface
@@ -148,7 +148,7 @@ def _bench(net: nn.Module, data: SplitDataModule, call: Any, teacher: Tensor | N
 
 def _targets(data: SplitDataModule, split: str) -> Tensor:
     """The target of every row; zeros where there is nothing to be told."""
-    if find_target(data.task.target).each == "nothing":
+    if data.target.each == "nothing":
         return torch.zeros(len(data.split[split]))
     parts = [raw["target"] for raw in data.loader(split, whole=True)]
     return torch.cat([part[part != IGNORE] if part.ndim == 2 else part for part in parts])

@@ -21,7 +21,6 @@ from kd_lightning.core.taps import Taps
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.images.module import KDDataModule
 from kd_lightning.data.images.preprocess import to_float
-from kd_lightning.data.targets import find_target
 from kd_lightning.experiment.upstream import Source
 from kd_lightning.files.artifact import Artifact
 from kd_lightning.files.runs import digest, write_json
@@ -55,13 +54,13 @@ def probe_arms(arms: Sequence[Arm], data: SplitDataModule, settings: Config, tea
         for probe in known_probes().values()
         if probe.fits(data.kind, data.task.classes) and getattr(settings.compare, probe.key, True)
     ]
-    layers = isinstance(data, KDDataModule) and data.kind == "images" and settings.compare.cka
-    if not len(data.split.test) or not (wanted or layers):
+    pictures = data if isinstance(data, KDDataModule) and data.kind == "images" and settings.compare.cka else None
+    if not len(data.split.test) or not (wanted or pictures):
         return
     device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else "cpu")
     first = next((arm for arm in arms if arm.teaches), None)
     source = _source(first, settings, teacher)
-    likeness = _Likeness(source, data, device) if layers and isinstance(data, KDDataModule) else None
+    likeness = None if pictures is None else _Likeness(source, pictures, device)
     for arm in arms:
         for run in arm.runs:
             own = source if arm is first else copy(run)  # a copy: the net that it loads goes with it
@@ -106,18 +105,16 @@ class _Subject:
         self.net, self._call = _net(own, device), instantiate(own.settings.student.call)
         self._data, self._device = data, device
 
-    def _known(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Positions and targets of samples that have a target of their own, batch by batch."""
-        positions, kind = _positions(self._data, most), find_target(self._data.task.target)
-        targets = self._data.targets("test") if kind.each == "sample" else torch.zeros(len(self._data.split.test))
-        for part in torch.split(positions[kind.known(targets)[positions]], BATCH):
-            yield part, targets[part].to(self._device)
+    def _known(self, most: int) -> Tensor:
+        """Positions of samples that have a target; where not each has one of its own, of any."""
+        positions, kind = _positions(self._data, most), self._data.target
+        return positions[kind.known(self._data.targets("test"))[positions]] if kind.each == "sample" else positions
 
     def batches(self, most: int) -> Iterator[dict[str, Any]]:
         """See ``kd_lightning.measures.probe.Subject``."""
-        wanted = {int(i) for part, _ in self._known(most) for i in part}
+        wanted = self._known(most)
         for raw in self._data.loader("test", whole=True):
-            keep = torch.tensor([int(i) in wanted for i in raw["index"]])
+            keep = torch.isin(raw["index"], wanted)
             rows = {k: v[keep] if isinstance(v, Tensor) and len(v) == len(keep) else v for k, v in raw.items()}
             if len(rows["index"]):
                 yield self._data.ready(rows, self._device)
@@ -125,9 +122,9 @@ class _Subject:
     def pictures(self, most: int) -> Iterator[dict[str, Any]]:
         """See ``kd_lightning.measures.probe.Subject``."""
         assert isinstance(self._data, KDDataModule)
-        for part, targets in self._known(most):
-            image = to_float(self._data.read("test", part)).to(self._device)
-            yield {"index": part, "target": targets, "image": image}
+        targets = self._data.targets("test")
+        for part, image in _images(self._data, self._known(most), self._device):
+            yield {"index": part, "target": targets[part].to(self._device), "image": image}
 
     def answer(self, batch: dict[str, Any]) -> Tensor:
         """See ``kd_lightning.measures.probe.Subject``."""

@@ -17,7 +17,7 @@ from kd_lightning.core.device import training_device
 from kd_lightning.core.ranks import is_main_process
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.select import Rules, make_rules, select_samples
-from kd_lightning.data.targets import CLASSES, find_target
+from kd_lightning.data.targets import CLASSES
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.experiment.upstream import Source
 from kd_lightning.files.artifact import Part
@@ -55,7 +55,7 @@ def select_training(settled: Settled, data: SplitDataModule, teacher: Source, fo
     if given is None:
         return None
     rules = make_rules(given)
-    if find_target(data.task.target) is not CLASSES:
+    if data.target is not CLASSES:
         raise ValueError(
             f"data.select judges samples by the class that the teacher gives them; data.task={data.task} has none."
             " Set data.select=null."

@@ -179,12 +179,15 @@ def decided(command: Command) -> Command:
     taken = {} if task is None else {"metrics": task.metrics, "method": task.supervised}
     if all(taken[group] == LOOKS_LIKE[group] for _, group in marked):
         return command
+    if task is not None and task.supervised is None and ("method", "method") in marked:
+        raise ValueError(f"method=supervised: data.task={task} has no labels to learn from. Take another method.")
+    chosen: dict[str, Any] = {}
+    for group in {group for _, group in marked}:  # composing takes time: once for control and teacher
+        choice = taken[group]
+        chosen[group] = None if choice is None else published(group, choice)
     raw = copy.deepcopy(command.raw)
     for place, group in marked:
-        choice = taken[group]
-        if choice is None and place == "method":
-            raise ValueError(f"method=supervised: data.task={task} has no labels to learn from. Take another method.")
-        OmegaConf.update(raw, place, None if choice is None else published(group, choice), merge=False, force_add=True)
+        OmegaConf.update(raw, place, chosen[group], merge=False, force_add=True)
     return Command(raw)
 
 

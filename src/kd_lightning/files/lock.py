@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 try:
@@ -18,10 +18,10 @@ log = logging.getLogger("kd_lightning")
 
 @contextmanager
 def exclusive(path: Path, wait: bool = True, waiting: str = "") -> Iterator[bool]:
-    """Hold the lock of a file; it ends with the block, or with the process however that ends.
+    """Hold the lock of a file or folder; it ends with the block, or with the process however that ends.
 
     Args:
-        path: The lock file; made where it is absent, and left there.
+        path: A lock file, which is made where it is absent, and left there; or a folder.
         wait: Wait until another holder is done; False: give up at once.
         waiting: What to log before waiting.
 
@@ -32,7 +32,8 @@ def exclusive(path: Path, wait: bool = True, waiting: str = "") -> Iterator[bool
         yield True
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,6 +48,8 @@ def exclusive(path: Path, wait: bool = True, waiting: str = "") -> Iterator[bool
         finally:
             # Said aloud: a data worker that was forked meanwhile has the file open too, and would hold the lock.
             fcntl.flock(handle, fcntl.LOCK_UN)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -59,18 +62,10 @@ def in_use(folder: Path) -> Iterator[bool]:
     Yields:
         Whether nobody else holds it; also where the file system has no locks.
     """
-    if fcntl is None:
-        yield True
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+            mine = stack.enter_context(exclusive(folder, wait=False))
         except OSError as error:
             log.info(f"{folder}: this file system has no locks ({error.strerror}); start one command in it at a time.")
-        yield True
-    finally:
-        os.close(handle)
+            mine = True
+        yield mine

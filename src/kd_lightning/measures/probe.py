@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from kd_lightning import measures
+from kd_lightning.files.defined import defined_in
 from kd_lightning.measures.score import Measure
 
 Batch = dict[str, Any]
@@ -75,9 +74,4 @@ class Probe:
 @cache
 def known_probes() -> dict[str, Probe]:
     """Every probe of this folder by its key, in the order of the files."""
-    found: dict[str, Probe] = {}
-    for file in pkgutil.iter_modules(measures.__path__, f"{measures.__name__}."):
-        for one in vars(importlib.import_module(file.name)).values():
-            if isinstance(one, Probe):
-                found[one.key] = one
-    return found
+    return {one.key: one for _, one in defined_in(measures) if isinstance(one, Probe)}

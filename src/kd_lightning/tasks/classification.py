@@ -27,7 +27,26 @@ CALIBRATION = (
 NLL = Measure("nll", "NLL", "nats", 1, 3, short=True)
 
 
-class Classification(Task):
+class Distribution(Task):
+    """Logits, a distribution over classes or tokens for every row: what holds whichever of the two they are."""
+
+    confidence = True
+
+    def agreement(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
+        """``agreement`` (share of equal first answers), ``kl`` and ``rank_correlation``; see ``class_agreement``."""
+        return class_agreement(student, teacher)
+
+    def quality(self, outputs: Tensor, target: Tensor, exact: Tensor) -> float:
+        """Share of right answers among the rows that have a target."""
+        known = target >= 0
+        return share(outputs.argmax(1)[known] == target[known])
+
+    def alike(self, one: Tensor, other: Tensor) -> float:
+        """Share of rows with the same first answer."""
+        return share(one.argmax(1) == other.argmax(1))
+
+
+class Classification(Distribution):
     """One of C classes for every sample."""
 
     name = "classification"
@@ -43,7 +62,6 @@ class Classification(Task):
         *LIKENESS,
     )
     classes = True
-    confidence = True
     quality_name = "accuracy"
     alike_name = "share of the samples with the same class"
     head = "AutoModelForSequenceClassification"
@@ -58,19 +76,6 @@ class Classification(Task):
     def measures(self, outputs: Tensor, target: Tensor) -> dict[str, float]:
         """``classification_metrics`` of logits (N, C)."""
         return classification_metrics(outputs, target, outputs.shape[1])
-
-    def agreement(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
-        """``agreement`` (share of equal first answers), ``kl`` and ``rank_correlation``; see ``class_agreement``."""
-        return class_agreement(student, teacher)
-
-    def quality(self, outputs: Tensor, target: Tensor, exact: Tensor) -> float:
-        """Share of right answers among the rows that have a class."""
-        known = target >= 0
-        return share(outputs.argmax(1)[known] == target[known])
-
-    def alike(self, one: Tensor, other: Tensor) -> float:
-        """Share of rows with the same first answer."""
-        return share(one.argmax(1) == other.argmax(1))
 
     def right(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Whose first answer is the class: McNemar's test is about them."""

@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_lightning.measures.classes import class_agreement
 from kd_lightning.measures.reliability import reliability_curve
 from kd_lightning.measures.score import Measure, Score
-from kd_lightning.tasks.base import Answer, Answering, Task, noting_cuts
-from kd_lightning.tasks.classification import CALIBRATION, LIKENESS, NLL, share
+from kd_lightning.tasks.base import Answer, Answering, noting_cuts
+from kd_lightning.tasks.classification import CALIBRATION, LIKENESS, NLL, Distribution
 
 
-class LanguageModel(Task):
+class LanguageModel(Distribution):
     """A distribution over the vocabulary for every token that is to be told."""
 
     width = "vocab_size"
@@ -32,25 +31,11 @@ class LanguageModel(Task):
         *CALIBRATION,
         *LIKENESS,
     )
-    confidence = True
     alike_name = "share of the tokens with the same class"
 
     def measures(self, outputs: Tensor, target: Tensor) -> dict[str, float]:
         """``token_metrics`` of logits (N, V)."""
         return token_metrics(outputs, target)
-
-    def agreement(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
-        """``agreement`` (share of equal first tokens), ``kl`` and ``rank_correlation``."""
-        return class_agreement(student, teacher)
-
-    def quality(self, outputs: Tensor, target: Tensor, exact: Tensor) -> float:
-        """Share of tokens that are told right."""
-        known = target >= 0
-        return share(outputs.argmax(1)[known] == target[known])
-
-    def alike(self, one: Tensor, other: Tensor) -> float:
-        """Share of rows with the same first token."""
-        return share(one.argmax(1) == other.argmax(1))
 
     def trivial(self, target: Tensor, width: int) -> float:
         """The likelihood of all tokens being equally likely, in nats."""

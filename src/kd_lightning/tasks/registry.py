@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from functools import cache
 
 from hydra.utils import get_object
 
 from kd_lightning import tasks
 from kd_lightning.config.explain import near
+from kd_lightning.files.defined import defined_in
 from kd_lightning.tasks.base import Task
 
 
@@ -18,10 +17,9 @@ from kd_lightning.tasks.base import Task
 def known_tasks() -> dict[str, Task]:
     """Every task of this folder: the classes of its files that have a name of their own."""
     found: dict[str, Task] = {}
-    for file in pkgutil.iter_modules(tasks.__path__, f"{tasks.__name__}."):
-        for kind in vars(importlib.import_module(file.name)).values():
-            if inspect.isclass(kind) and issubclass(kind, Task) and kind.__module__ == file.name and kind.name:
-                found[kind.name] = kind()
+    for module, kind in defined_in(tasks):
+        if inspect.isclass(kind) and issubclass(kind, Task) and kind.__module__ == module and kind.name:
+            found[kind.name] = kind()
     return found
 
 

@@ -71,13 +71,14 @@ def fit(training: Training, folder: Path, trainings: int = 1) -> Artifact:
     with EnergyMeter(gpu=trainer.strategy.root_device.type == "cuda") as energy:
         _train(trainer, distiller, data, _resume_point(settings.ckpt_path, folder))
     seconds = time.perf_counter() - started
-    states = _weights(trainer, net, f"roles.trainable.{LEARNER}.net.")
+    best = _best_state(trainer)
+    states = _weights(net, best, f"roles.trainable.{LEARNER}.net.")
     artifact = Artifact(folder, _record(training, trainer, seconds), training.label, net)
     # Of several trainings at once nobody can say which one spent it.
     artifact.record["energy_joules"] = energy.joules if settings.study.workers == 1 else None
     if trainer.is_global_zero:
         if distiller.roles.following:
-            artifact.record["followers"] = _measure_followers(trainer, distiller, training)
+            artifact.record["followers"] = _measure_followers(distiller, best, training)
         _measure_and_save(artifact, net, training, states)
     trainer.strategy.barrier()
     net.load_state_dict(states[settings.select])
@@ -128,14 +129,18 @@ def _train(trainer: pl.Trainer, distiller: Distiller, data: SplitDataModule, ckp
         raise UserAbortError("Stopped. resume=auto goes on from the checkpoint.", 130)
 
 
-def _weights(trainer: pl.Trainer, net: nn.Module, prefix: str) -> dict[str, dict[str, Tensor]]:
+def _best_state(trainer: pl.Trainer) -> dict[str, Tensor] | None:
+    """All weights where the student was best on validation; None where nothing was chosen."""
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"] if path else None
+
+
+def _weights(net: nn.Module, best: Mapping[str, Tensor] | None, prefix: str) -> dict[str, dict[str, Tensor]]:
     """The weights of a net: after the last step, and the best on validation, which lie below a prefix."""
     last = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if not path:
+    if best is None:
         return {"last": last, "best": last}
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    return {"last": last, "best": {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}}
+    return {"last": last, "best": {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}}
 
 
 def _record(training: Training, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
@@ -156,13 +161,13 @@ def _record(training: Training, trainer: pl.Trainer, seconds: float) -> dict[str
     }
 
 
-def _measure_followers(trainer: pl.Trainer, distiller: Distiller, training: Training) -> dict[str, Any]:
+def _measure_followers(distiller: Distiller, best: Mapping[str, Tensor] | None, training: Training) -> dict[str, Any]:
     """Metrics on test of the roles that follow: after the last step, and where the student was best on validation."""
     found: dict[str, Any] = {}
     for name, role in distiller.roles.following.items():
         net = role.net
         assert isinstance(net, nn.Module)
-        for which, state in _weights(trainer, net, f"roles.following.{name}.net.").items():
+        for which, state in _weights(net, best, f"roles.following.{name}.net.").items():
             net.load_state_dict(state)
             metrics = predict(net, instantiate(training.learner.call), "test", training.data).metrics(
                 training.data.task

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kd_lightning.data.base import SplitDataModule
-from kd_lightning.data.targets import IGNORE, find_target
+from kd_lightning.data.targets import IGNORE
 from kd_lightning.files.artifact import Answers
 from kd_lightning.tasks.base import Task
 
@@ -67,7 +67,7 @@ def predict(
     try:
         loader = data.loader(split, whole=True)
         outputs = _outputs(net, call, (data.ready(raw, where) for raw in loader), data.task.output)
-        if find_target(data.task.target).each != "token":
+        if data.target.each != "token":
             return Predictions(_stack(outputs))
         return _of_tokens(outputs, _count(data.loader(split, whole=True), _target_of(call)))
     finally:

@@ -181,7 +181,7 @@ class KDDataModule(SplitDataModule):
 
     def _describe(self, arrays: Arrays) -> None:
         """Find out classes, channels and size, and compare with the configuration."""
-        if arrays.kind.name != self.task.target:
+        if arrays.kind is not self.target:
             raise ValueError(f"data.task={self.task} needs {self.task.target}, but {self.name} has {arrays.kind.name}.")
         facts = find_facts(arrays, self.num_classes)
         wanted = {"num_classes": self.num_classes, "channels": self.channels, "image_size": self.image_size}

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kd_lightning.data.targets import IGNORE, MASKED_TOKENS, NEXT_TOKENS, TAGS, Target, find_target
+from kd_lightning.data.targets import IGNORE, MASKED_TOKENS, NEXT_TOKENS, TAGS, Target, find_target, target_of
 from kd_lightning.data.text.labels import Samples
 from kd_lightning.data.text.packing import pack_rows
 from kd_lightning.data.text.rows import Rows, join_rows, make_rows
 from kd_lightning.data.text.texts import CHUNK, Texts, pick
 from kd_lightning.tasks.base import Task
-from kd_lightning.tasks.registry import find_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,7 +42,7 @@ class Layout:
     @property
     def target(self) -> Target:
         """The kind of its targets."""
-        return find_target(find_task(self.task).target)
+        return target_of(self.task)
 
 
 def encode(samples: Samples, positions: Tensor, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> Rows:

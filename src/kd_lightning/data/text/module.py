@@ -14,7 +14,7 @@ from kd_lightning.data.base import Batch, SplitDataModule
 from kd_lightning.data.counter import fold_text
 from kd_lightning.data.loader import Signals
 from kd_lightning.data.split import NAMES, Split
-from kd_lightning.data.targets import IGNORE, MASKED_TOKENS, TAGS, find_target
+from kd_lightning.data.targets import IGNORE, MASKED_TOKENS, TAGS
 from kd_lightning.data.text.batches import Form, TextDataset, make_form
 from kd_lightning.data.text.choices import check_choices, check_found
 from kd_lightning.data.text.encode import LANGUAGE_MODELS, Layout, check_layout, count_classes
@@ -113,7 +113,6 @@ class TextDataModule(SplitDataModule):
             raise ValueError(f"data.mask_probability must lie between 0 and 1, got {mask_probability}.")
         self.source, self.factory, self.root, self.cache_dir = source, tokenizer, root, Path(cache_dir)
         self.task, self.max_length = find_task(task), max_length
-        self.target = find_target(self.task.target)
         self.blocks, self.packing, self.template = blocks, packing, template
         self.buckets, self.pad, self.padding_side = buckets, pad, padding_side
         self.mask_probability, self.drop_duplicates = mask_probability, drop_duplicates

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
 
 from kd_lightning.config.explain import near
 from kd_lightning.deploy import formats
 from kd_lightning.deploy.formats.base import Format, Runner
+from kd_lightning.files.defined import defined_in
 
 __all__ = ["FORMATS", "Format", "Runner", "found", "known_format"]
 
@@ -24,10 +23,9 @@ def found(package: ModuleType) -> dict[str, Format]:
         ValueError: Two formats have one name, or are written to one file; names the modules.
     """
     where: dict[Format, str] = {}
-    for module in sorted(one.name for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")):
-        for each in vars(importlib.import_module(module)).values():
-            if isinstance(each, Format):
-                where.setdefault(each, module)
+    for module, each in defined_in(package):
+        if isinstance(each, Format):
+            where.setdefault(each, module)
     for key in ("name", "file"):
         first: dict[str, Format] = {}
         for each, module in where.items():

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kd_lightning.data.targets import find_target
+from kd_lightning.data.targets import target_of
 from kd_lightning.models.anatomy.places import Anatomy
 from kd_lightning.models.language.tasks import outputs
-from kd_lightning.tasks.registry import find_task
 
 
 @dataclass
@@ -62,7 +61,7 @@ class BiLSTM(nn.Module):
         pad_token_id: int = 0,
     ) -> None:
         super().__init__()
-        if find_target(find_task(task).target).each != "sample":
+        if target_of(task).each != "sample":
             raise ValueError(f"A BiLSTM has no head for task={task}: only for tasks with one label a text.")
         if pooling not in ("last", "mean", "max"):
             raise ValueError(f"pooling={pooling}: choose last, mean or max.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kd_lightning.data.targets import find_target
+from kd_lightning.data.targets import target_of
 from kd_lightning.tasks.registry import find_task
 
 
@@ -18,7 +18,7 @@ def outputs(task: str, num_classes: int | None) -> dict[str, Any]:
     Raises:
         ValueError: A task of labels without their number.
     """
-    target = find_target(find_task(task).target)
+    target = target_of(task)
     if target.column is None:
         return {}
     kind = {} if target.problem_type is None else {"problem_type": target.problem_type}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from kd_lightning.data.targets import NEXT_TOKENS, find_target
+from kd_lightning.data.targets import NEXT_TOKENS, target_of
 from kd_lightning.models.language.tasks import build, outputs
-from kd_lightning.tasks.registry import find_task
 
 
 def tiny_bert(
@@ -55,7 +54,7 @@ def tiny_bert(
         pad_token_id=pad_token_id,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
-        is_decoder=find_target(find_task(task).target) is NEXT_TOKENS,
+        is_decoder=target_of(task) is NEXT_TOKENS,
         **outputs(task, num_classes),
     )
     net: nn.Module = build(task, config, attn_implementation=attention)

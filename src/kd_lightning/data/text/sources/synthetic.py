@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from kd_lightning.data.targets import CLASSES, NEXT_TOKENS, TAGS, VALUES, find_target
+from kd_lightning.data.targets import CLASSES, NEXT_TOKENS, TAGS, VALUES, target_of
 from kd_lightning.data.text.texts import Texts
-from kd_lightning.tasks.registry import find_task
 
 _TOPICS: tuple[tuple[str, ...], ...] = (
     ("apple", "pear", "plum", "cherry", "fig"),
@@ -51,7 +50,7 @@ class SyntheticText:
             raise ValueError(f"synthetic_text: num_classes must be 2 to {len(_TOPICS)}, got {num_classes}.")
         self.samples, self.target, self.topics, self.pairs, self.prompts = (
             samples,
-            find_target(find_task(task).target),
+            target_of(task),
             topics,
             pairs,
             prompts,
