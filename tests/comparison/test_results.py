@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from kd_lightning.comparison.results import Arm, Comparison, Cost, compare
+from kd_lightning.measures.similarity import Similarity
 from kd_lightning.report.choices import choice_rows
 from kd_lightning.report.html import html
 from kd_lightning.report.markdown import markdown
+from kd_lightning.report.plots.alike import alike
 from kd_lightning.report.plots.balance import finding
+from kd_lightning.report.tables import main_table
 from tests.report import build
 
 NAMES = [f"c{i}" for i in range(10)]
@@ -128,6 +131,21 @@ def test_a_teacher_that_has_nothing_to_teach_is_told():
     assert worse.warnings[0].startswith("The teacher (80.0 %) is not better than student alone (80.0 %)")
     better = compare(build.arms({"teacher": [81], "student alone": [80], "student + kd": [90]}), NAMES)
     assert not any("not better" in text for text in better.warnings)
+
+
+def test_an_arm_that_gives_one_answer_for_all_is_called_collapsed():
+    arms = build.arms({"teacher": [90], "student alone": [80], "student + kd": [85]})
+    arms[2].runs[0].answers.logits[:] = torch.tensor([2.0] + 9 * [0.0])
+    arms[2].runs[0].similarity = Similarity(["fc"], ["fc"], [[0.97]])
+    found = compare(arms, NAMES)
+    told = "student + kd has collapsed: it gives one and the same answer for the whole test split."
+    assert found.verdicts[0].endswith(told)
+    assert [plot.title for plot in alike(found)] == ["student + kd has collapsed: one answer for the whole test split"]
+    assert told in compare(arms, NAMES, reference=None).warnings
+    assert "collapsed" not in " ".join(compare(arms[:2], NAMES).verdicts)
+    # Of 100 test samples 10 are of each class: whoever always says the same is right in 10 %.
+    over = next(one for one in main_table(found) if one.name == "Top-1 against trivial (10.0 %)")
+    assert over.cells == ["+80.0", "+70.0", "0.0"]
 
 
 def test_the_choice_of_weights_is_told_beside_its_cost():

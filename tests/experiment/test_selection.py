@@ -12,7 +12,7 @@ from kd_lightning.config.conf_dir import conf_dir
 from kd_lightning.config.schema import register
 from kd_lightning.experiment.selection import FILE, select_training
 from kd_lightning.experiment.settle import settle
-from kd_lightning.experiment.upstream import Source
+from kd_lightning.experiment.source import Source
 from kd_lightning.files.runs import register_resolvers
 from tests.conftest import QUICK, TINY
 

@@ -1,6 +1,7 @@
 """The honest comparison: what is trained, what is reused, who shares the work, and what is said in the end."""
 
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -100,14 +101,19 @@ def test_what_another_process_trains_is_waited_for(cli):
     def other():
         with exclusive(folder.parent / f".{folder.name}.lock"):
             held.set()
-            told.wait(4)
+            assert told.wait(120)
             (folder / "kept.json").rename(folder / "arm.json")  # it finished
 
+    handler = logging.Handler()
+    handler.emit = lambda record: told.set() if "waiting" in record.getMessage() else None
+    logging.getLogger("kd_lightning").addHandler(handler)
     thread = threading.Thread(target=other)
     thread.start()
     held.wait()
     outcome = cli(*STUDY)
+    told.set()
     thread.join()
+    logging.getLogger("kd_lightning").removeHandler(handler)
     assert outcome.code == 0, outcome.text
     assert "student + kd, seed 0: another process is training it; waiting" in outcome.text
     assert trainings(outcome.text) == 0

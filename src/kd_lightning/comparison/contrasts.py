@@ -80,6 +80,7 @@ def contrast_all(
             alpha=alpha,
             score=score,
         )
+        contrast.verdict = " ".join([contrast.verdict, *(one.collapse for one in (arm, base) if one.collapse)])
         contrast.warnings = _hidden(base, arm, contrast, class_names, alpha)
     return contrasts
 

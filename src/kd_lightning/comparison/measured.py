@@ -21,7 +21,8 @@ def measure_arm(arm: Arm, task: Task, alpha: float) -> Arm:
         task.measures(run.logits, run.target) | _scaled(run, task) | _probed(run) | run.whole for run in arm.runs
     ]
     accuracy = [per_class(r.logits, r.target)[0] if task.classes else r.logits.new_empty(0) for r in arm.runs]
-    return replace(arm, metrics=metrics, class_accuracy=torch.stack(accuracy), alpha=alpha)
+    collapsed = sum(task.collapsed(run.logits, run.target) for run in arm.runs)
+    return replace(arm, metrics=metrics, class_accuracy=torch.stack(accuracy), alpha=alpha, collapsed=collapsed)
 
 
 def _scaled(run: Artifact, task: Task) -> dict[str, float]:

@@ -57,6 +57,7 @@ class Arm:
         metrics: one dict per seed; empty until it is measured.
         class_accuracy: (S, C), one row per seed; where the task has no classes, C is 0.
         alpha: level of the intervals.
+        collapsed: so many of its runs give one answer for the whole test split.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Arm:
     metrics: list[dict[str, float]] = field(default_factory=list)
     class_accuracy: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     alpha: float = 0.05
+    collapsed: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in list(Part):
@@ -96,6 +98,14 @@ class Arm:
     @property
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
+
+    @property
+    def collapse(self) -> str | None:
+        """A sentence where runs have collapsed: whatever their scores are, they have learnt nothing."""
+        if not self.collapsed:
+            return None
+        some = "" if self.collapsed == len(self.runs) else f" under {self.collapsed} of {len(self.runs)} seeds"
+        return f"{self.name} has collapsed{some}: it gives one and the same answer for the whole test split."
 
     def run(self, seed: int) -> Artifact:
         """The run of that seed."""

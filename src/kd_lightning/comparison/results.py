@@ -27,7 +27,8 @@ class Comparison:
     """Everything that a report shows; built by `compare`.
 
     `contrasts` has one test per arm; `further` those of arms that are tested against a second reference too; `remarks`
-    are sentences on how the arms were trained, which reports show as they are.
+    are sentences on how the arms were trained, which reports show as they are; `trivial` is the score of what looks at
+    nothing, on the same split.
     """
 
     arms: list[Arm]
@@ -40,6 +41,7 @@ class Comparison:
     further: list[Contrast] = field(default_factory=list)
     task: str = "classification"
     remarks: list[str] = field(default_factory=list)
+    trivial: float | None = None
 
     @property
     def kind(self) -> Task:
@@ -90,6 +92,8 @@ class Comparison:
     def warnings(self) -> list[str]:
         """A teacher that has nothing to teach, and what the means hide."""
         teacher = [] if (text := self._poor_teacher()) is None else [text]
+        told = {name for contrast in self.tests for name in (contrast.name, contrast.reference)}
+        teacher += [arm.collapse for arm in self.arms if arm.collapse and arm.name not in told]
         return teacher + [warning for contrast in self.contrasts for warning in contrast.warnings]
 
     def _poor_teacher(self) -> str | None:
@@ -99,10 +103,13 @@ class Comparison:
         teacher, alone = (arm.metrics_mean(score.key) for arm in (self.teacher, self.arm(self.reference)))
         if score.better(teacher - alone) or math.isnan(teacher - alone):
             return None
-        return (
+        found = (
             f"The teacher ({score.value(teacher)}) is not better than {self.reference} ({score.value(alone)}): a gain"
-            " from it is not to be expected. Train it longer, or take a larger one."
+            " from it is not to be expected."
         )
+        if self.trivial is not None and not score.better(teacher - self.trivial):
+            return f"{found} Nor is it better than what looks at nothing ({score.value(self.trivial)})."
+        return f"{found} Train it longer, or take a larger one."
 
     def leading(self, most: int = 5) -> list[Arm]:
         """The arms that pictures with little room show: teacher, reference, judged methods, then the others."""
@@ -166,7 +173,8 @@ def compare(
     support = per_class(first.logits, first.target)[1] if kind.classes else torch.tensor([len(first.target)])
     pictures = images if isinstance(images, Mapping) else _by_index(images, first.index)
     names = [str(name) for name in class_names]
-    comparison = Comparison(measured, names, support, reference, [], alpha, dict(pictures), task=task)
+    trivial = kind.trivial(first.target, first.logits.shape[1])
+    comparison = Comparison(measured, names, support, reference, [], alpha, dict(pictures), task=task, trivial=trivial)
     if pairs is None:
         others = [arm.name for arm in measured if not arm.teaches and arm.name != reference]
         pairs = [] if reference is None else [(name, reference) for name in others]

@@ -72,6 +72,9 @@ class Frozen(Serving, Role):
     """Seed of its weights and of its own training: fixed, so that all seeds of the student share one net."""
     store: str = "outputs/teachers"
     """Finished nets lie here by content hash and are reused."""
+    check: str | None = None
+    """stop, warn or off: what happens where it is no better on validation than what looks at nothing, or its classes
+    are in another order, before anybody learns from it; null: as ``teacher.check``."""
 
 
 @dataclass
@@ -81,6 +84,8 @@ class Teacher(Frozen):
     fit: dict[str, Any] | None = field(default_factory=dict)
     views: Any = None
     """Augmented views a sample has, cycled by epoch, for all roles alike; null or all: a new one every epoch."""
+    check: str | None = "stop"
+    """As of every frozen role; ``trainer=smoke`` makes it warn."""
 
 
 @dataclass

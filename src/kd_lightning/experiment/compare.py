@@ -17,7 +17,7 @@ from kd_lightning.config.two_tokenizers import two_tokenizers
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.experiment.likelihood import likelihood_remarks
 from kd_lightning.experiment.probes import probe_arms
-from kd_lightning.experiment.upstream import Source
+from kd_lightning.experiment.source import Source
 from kd_lightning.files.artifact import Artifact, Part
 from kd_lightning.measures.cost import count_parameters, flops, latency
 from kd_lightning.training.fit import save_predictions

@@ -18,7 +18,8 @@ from kd_lightning.experiment.compare import build_arm, build_comparison, build_r
 from kd_lightning.experiment.recipes import ALONE, Recipe, pairs
 from kd_lightning.experiment.selection import select_training
 from kd_lightning.experiment.settle import Settled
-from kd_lightning.experiment.upstream import Source, check_asked, nets, obtain_roles, prepare_student
+from kd_lightning.experiment.source import Source
+from kd_lightning.experiment.upstream import check_asked, nets, obtain_roles, prepare_student
 from kd_lightning.files.artifact import Artifact, Part
 from kd_lightning.files.runs import write_status
 from kd_lightning.report.show import show

@@ -12,7 +12,7 @@ from kd_lightning.config.schema import Config
 from kd_lightning.config.two_tokenizers import PREFIX
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.targets import IGNORE
-from kd_lightning.experiment.upstream import Source
+from kd_lightning.experiment.source import Source
 from kd_lightning.training.predictions import predict
 
 

@@ -21,7 +21,7 @@ from kd_lightning.core.taps import Taps
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.images.module import KDDataModule
 from kd_lightning.data.images.preprocess import to_float
-from kd_lightning.experiment.upstream import Source
+from kd_lightning.experiment.source import Source
 from kd_lightning.files.artifact import Artifact
 from kd_lightning.files.runs import digest, write_json
 from kd_lightning.measures.probe import Probe, known_probes

@@ -19,7 +19,7 @@ from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.select import Rules, make_rules, select_samples
 from kd_lightning.data.targets import CLASSES
 from kd_lightning.experiment.settle import Settled
-from kd_lightning.experiment.upstream import Source
+from kd_lightning.experiment.source import Source
 from kd_lightning.files.artifact import Part
 from kd_lightning.files.runs import write_json
 from kd_lightning.training.fit import fit

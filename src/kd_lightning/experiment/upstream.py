@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -12,31 +11,16 @@ from torch import nn
 from kd_lightning.config.roles import frozen, with_roles
 from kd_lightning.config.schema import Config, Frozen
 from kd_lightning.config.two_tokenizers import check_prefix
+from kd_lightning.experiment.examine import examine
 from kd_lightning.experiment.settle import Settled
-from kd_lightning.files.artifact import Artifact, Part
+from kd_lightning.experiment.source import Source
+from kd_lightning.files.artifact import Part
 from kd_lightning.training.nets import build_net, load_net
 from kd_lightning.training.objective import asked_roles
 from kd_lightning.training.store import shared_nets
 from kd_lightning.training.training import Training
 
 log = logging.getLogger("kd_lightning")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A frozen role that is there.
-
-    Attributes:
-        name: Of the role.
-        role: How it is set.
-        net: In eval mode.
-        artifact: What its training left, where it was trained here or before.
-    """
-
-    name: str
-    role: Frozen
-    net: nn.Module
-    artifact: Artifact | None = None
 
 
 def obtain_roles(settled: Settled, names: Iterable[str], above: Collection[str] = ()) -> dict[str, Source]:
@@ -56,11 +40,13 @@ def _obtain(settled: Settled, name: str, above: Collection[str]) -> Source:
     check_prefix(settings)
     role = frozen(settings)[name]
     if is_given(role):
-        net = build_net(role, role.seed)
+        source = Source(name, role, build_net(role, role.seed).eval())
         log.info(f"{name} {role.name}: {role.checkpoint or 'used as it is built'}")
-        return Source(name, role, net.eval())
-    artifact = shared_nets(role.store).obtain(_training(settled, name, above))
-    return Source(name, role, load_net(artifact), artifact)
+    else:
+        artifact = shared_nets(role.store).obtain(_training(settled, name, above))
+        source = Source(name, role, load_net(artifact), artifact)
+    examine(settings, settled.data, source)
+    return source
 
 
 def is_given(role: Frozen) -> bool:

@@ -68,6 +68,31 @@ def per_class(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return right / support.float(), support
 
 
+def reordered(logits: Tensor, target: Tensor, least: int = 10) -> list[int] | None:
+    """The order of outputs that fits the targets where it is plainly another one than that of the classes.
+
+    Args:
+        logits: (N, C).
+        target: (N,) classes.
+        least: So many more answers must be right; below it may be chance.
+
+    Returns:
+        The output that answers each class, (C,); None where the order is right, or where a class that would move is
+        not answered by its new output in more than half of its samples: such a net is poor, not reordered.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    classes = logits.shape[1]
+    counts = torch.bincount(target * classes + logits.argmax(1), minlength=classes * classes).view(classes, classes)
+    order = torch.from_numpy(linear_sum_assignment(counts.numpy(), maximize=True)[1])
+    own, support = torch.arange(classes), counts.sum(1)
+    # Classes without a sample take what is left over.
+    moved = (order != own) & (support > 0)
+    gained = counts[own, order][moved].sum() - counts[own, own][moved].sum()
+    plain = (2 * counts[own, order] > support)[moved].all()
+    return order.tolist() if int(gained) >= least and bool(plain) else None
+
+
 def won_and_lost(a: Tensor, b: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """The `index` of samples that b gets right and a wrong (won), and the other way round (lost); a, b (N,) bool."""
     return index[b & ~a], index[a & ~b]

@@ -40,10 +40,14 @@ def main_table(comparison: Comparison) -> list[Column]:
     batched = {arm.cost.batched for arm in comparison.arms} - {None}
     batch = f"Latency, batch {batched.pop()}" if len(batched) == 1 else "Latency, batched"
     measures = [*comparison.kind.columns, *(one for probe in known_probes().values() for one in probe.columns)]
-    columns = [_column(one, comparison) for one in measures] + [
-        Column(name, unit, [cell(arm) for arm in comparison.arms], short, group)
-        for group, name, unit, cell, short in _spec(batch)
-    ]
+    columns = (
+        [_column(one, comparison) for one in measures]
+        + _over_trivial(comparison)
+        + [
+            Column(name, unit, [cell(arm) for arm in comparison.arms], short, group)
+            for group, name, unit, cell, short in _spec(batch)
+        ]
+    )
     columns.sort(key=lambda column: GROUPS.index(column.group))  # stable: a task's come before those of every task
     return [column for column in columns if any(cell != fmt.DASH for cell in column.cells)]
 
@@ -51,6 +55,15 @@ def main_table(comparison: Comparison) -> list[Column]:
 def _column(measure: Measure, comparison: Comparison) -> Column:
     cells = [with_sd(arm.summary(measure.key), measure.scale, measure.digits) for arm in comparison.arms]
     return Column(measure.name, measure.unit, cells, measure.short, measure.group)
+
+
+def _over_trivial(comparison: Comparison) -> list[Column]:
+    """How far every arm is beyond the score of what looks at nothing, where there is such a thing."""
+    score, trivial = comparison.score, comparison.trivial
+    if trivial is None:
+        return []
+    cells = [score.gap(arm.metrics_mean(score.key) - trivial) for arm in comparison.arms]
+    return [Column(f"{score.name} against trivial ({score.value(trivial)})", score.gap_unit, cells)]
 
 
 def _spec(batch: str) -> list[tuple[str, str, str, Callable[[Arm], str], bool]]:

@@ -135,6 +135,20 @@ class Task(ABC):
         """
         return None
 
+    def collapsed(self, outputs: Tensor, target: Tensor) -> bool:
+        """Whether a net says the same of everything, though the targets differ: outputs (N, C), target (N, ...)."""
+        return False
+
+    def misordered(self, outputs: Tensor, target: Tensor, names: Sequence[str]) -> str | None:
+        """What says that a net's numbers of an answer stand in another order than those of the targets; or None.
+
+        Args:
+            outputs: (N, C).
+            target: (N, ...).
+            names: Of the classes.
+        """
+        return None
+
     def say(self, outputs: Tensor, names: Sequence[str], top: int) -> list[Answer]:
         """Answers for outputs of which each row is one.
 

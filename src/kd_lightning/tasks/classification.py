@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kd_lightning.measures.classes import class_agreement, classification_metrics
+from kd_lightning.measures.classes import class_agreement, classification_metrics, reordered
 from kd_lightning.measures.score import Measure, Score
 from kd_lightning.tasks.base import Answer, Task
 
@@ -44,6 +44,10 @@ class Distribution(Task):
     def alike(self, one: Tensor, other: Tensor) -> float:
         """Share of rows with the same first answer."""
         return share(one.argmax(1) == other.argmax(1))
+
+    def collapsed(self, outputs: Tensor, target: Tensor) -> bool:
+        """One first answer for all rows, of several classes."""
+        return len(target.unique()) > 1 and len(outputs.argmax(1).unique()) == 1
 
 
 class Classification(Distribution):
@@ -84,6 +88,20 @@ class Classification(Distribution):
     def trivial(self, target: Tensor, width: int) -> float:
         """The share of the most frequent class."""
         return int(torch.bincount(target).max()) / len(target)
+
+    def misordered(self, outputs: Tensor, target: Tensor, names: Sequence[str]) -> str | None:
+        """Named where another order of its classes fits the targets far better; see ``reordered``."""
+        order = reordered(outputs, target)
+        if order is None:
+            return None
+        right = (share(outputs.argmax(1) == target), share(outputs.argmax(1) == torch.tensor(order)[target]))
+        moved = [f"'{names[c]}' is answered by output {o}" for c, o in enumerate(order) if c != o]
+        more = "" if len(moved) <= 3 else f", and {len(moved) - 3} more"
+        return (
+            f"has its classes in another order than the data. As they stand, {100 * right[0]:.1f} % of the"
+            f" answers are right, reordered {100 * right[1]:.1f} %: {', '.join(moved[:3])}{more}. Order its head as the"
+            " data's classes are, or name the classes of the data in its order."
+        )
 
     def say(self, outputs: Tensor, names: Sequence[str], top: int) -> list[Answer]:
         """``classes``: the most probable ones, best first."""

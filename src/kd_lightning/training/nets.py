@@ -30,7 +30,31 @@ def build_net(role: Role, seed: int) -> nn.Module:
         load_weights(net, checkpoint_file(role.checkpoint))
     if role.body is not None:
         load_body(net, checkpoint_file(role.body))
+    given = role.checkpoint or role.body
+    if given is not None:
+        check_finite(net, f"{role.name} from {given}")
     return net
+
+
+def check_finite(net: nn.Module, what: str) -> None:
+    """Refuse weights that are nan or infinite: of those no training comes back.
+
+    Args:
+        net: Any.
+        what: For the message: the net, and where it is from.
+
+    Raises:
+        ValueError: Names the first of them.
+    """
+    for name, value in net.state_dict().items():
+        if not value.is_floating_point():
+            continue
+        broken = int((~value.isfinite()).sum())
+        if broken:
+            raise ValueError(
+                f"{what}: {broken:,} of the {value.numel():,} numbers of its weight '{name}' are nan or infinite. The"
+                " file is of a training that diverged, or damaged; take an earlier checkpoint of it."
+            )
 
 
 def checkpoint_file(path: str) -> Path:

@@ -39,6 +39,8 @@ def alike(comparison: Comparison) -> list[Plot]:
 
 def _picture(arm: Arm, one: Similarity) -> Plot:
     title = f"{short(arm)} and the teacher: {last_layer(one):.2f} at the last layer"
+    if arm.collapsed:  # near or not, it has learnt nothing
+        title = f"{short(arm)} has collapsed: one answer for the whole test split"
     cells = [[_cell(value) for value in row] for row in one.values]
     rows, columns = ([fmt.clean(name, 20) for name in names] for names in (one.teacher, one.student))
     return Plot(title, heatmap(cells, rows, columns, "layer of the teacher", f"layer of {short(arm)}", title))
