@@ -22,6 +22,7 @@ QUICK = [
     "model@student=resnet8",
     "compare.latency=false",
     "teacher.check=off",  # two epochs on made-up samples make no teacher
+    "export.check=off",  # it has tests of its own; another process takes seconds to start
 ]
 TINY = [
     "data=synthetic",

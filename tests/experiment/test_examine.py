@@ -48,6 +48,11 @@ def examined(settled, table, **changes):
     examine(settled.settings, settled.data, Source("teacher", role, net))
 
 
+def test_the_smoke_trainer_warns_only(composing):
+    assert compose("config", ["trainer=smoke"]).teacher.check == "warn"
+    assert compose("config", []).teacher.check == "stop"
+
+
 def test_a_teacher_that_knows_the_classes_passes_and_is_told_beside_what_looks_at_nothing(settled, caplog):
     caplog.set_level("INFO", "kd_lightning")
     examined(settled, [0, 1, 2])
@@ -103,11 +108,6 @@ def test_weights_that_are_not_finite_are_called_so(settled, tmp_path):
         ValueError, match=r"resnet8 from .*broken.safetensors: 27 of the 432 numbers .* nan or infinite"
     ):
         build_net(role, 0)
-
-
-def test_the_smoke_trainer_warns_only(composing):
-    assert compose("config", ["trainer=smoke"]).teacher.check == "warn"
-    assert compose("config", []).teacher.check == "stop"
 
 
 def constant(num_classes, **_):

@@ -129,16 +129,24 @@ def test_a_lock_is_one_holders_and_ends_with_its_block(tmp_path):
 
 
 def test_a_failure_stops_nothing_else_and_is_told_at_the_end(cli):
-    broken = "method.terms.sp.inputs.student=student.nowhere"
-    outcome = cli(*STUDY, "method=sp", broken)
+    outcome = cli(*STUDY, "method=sp", "method.terms.sp.weight=1e38", "method.terms.ce.weight=1e38")
     assert outcome.code == 1
     assert "1 of 3 trainings did not finish" in outcome.text
-    assert "no submodule 'nowhere' to tap" in outcome.text
+    assert "The loss is not finite" in outcome.text
     assert "student + kd" in outcome.text.partition("choice of weights")[2]
     assert "student + sp, seed 0" in json.loads((outcome.folder / "study.json").read_text())["missing"]
     mended = cli(*STUDY, "method=sp")
     assert mended.code == 0, mended.text
     assert trainings(mended.text) == 1
+
+
+def test_methods_that_do_not_fit_are_all_named_before_anything_is_trained(cli):
+    nowhere = ["method.terms.kd.inputs.student=student.nowhere", "study.methods=[kd,tinybert]"]
+    outcome = cli(*STUDY, *nowhere)
+    assert outcome.code == 1
+    assert "student + kd: student (ResNet) has no submodule 'nowhere' to tap" in outcome.text
+    assert "student + tinybert: " in outcome.text
+    assert trainings(outcome.text) == 0
 
 
 def test_the_chosen_method_is_as_it_was_set_and_the_others_as_published(cli):

@@ -17,7 +17,7 @@ from kd_lightning.cache.live import CacheError
 from kd_lightning.cache.plan import Plan, batches_per_epoch, make_plan, planned_epochs
 from kd_lightning.cache.role import CachedRole
 from kd_lightning.cache.store import Place, StoredSignals
-from kd_lightning.config.schema import Config
+from kd_lightning.config.schema import Config, Serving
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role
 from kd_lightning.data.base import SplitDataModule
@@ -30,6 +30,25 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "cache_dtype": ("fp16", "bf16", "fp32"),
     "placement": ("auto", None),
 }
+
+
+def check_serving(serving: Serving, key: str) -> None:
+    """Refuse a way of serving that there is not.
+
+    Args:
+        serving: Of a role.
+        key: Where it is set.
+
+    Raises:
+        ValueError: With the choices.
+    """
+    for name, known in CHOICES.items():
+        given = getattr(serving, name)
+        if given not in known:
+            choices = ", ".join("null" if choice is None else choice for choice in known)
+            raise ValueError(f"{key}.{name}={given}: choose {choices}.")
+    if serving.topk is not None and serving.topk < 1:
+        raise ValueError(f"{key}.topk={serving.topk}: at least one class must be left, or null for all.")
 
 
 def stored_role(
@@ -50,11 +69,7 @@ def stored_role(
         ValueError: ``read`` or ``write`` is not possible; says why, and what to do.
     """
     role, mode = own.role, str(own.serving.cache)
-    for name, known in CHOICES.items():
-        given = getattr(own.serving, name)
-        if given not in known:
-            choices = ", ".join("null" if choice is None else choice for choice in known)
-            raise ValueError(f"{own.key}.{name}={given}: choose {choices}.")
+    check_serving(own.serving, own.key)
     asked = [r for r in references if r.scope == role.name and r.flag != "module"]
     if mode == "off" or not asked:
         return role, None

@@ -72,9 +72,20 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"protocol={cfg.protocol}: choose validation, or paper (also shows the best epoch on test).")
     if cfg.protocol == "paper" and cfg.trainer.ema is not None:
         raise ValueError("protocol=paper looks at the test split after every epoch, which trainer.ema does not allow.")
+    _check_seeds([cfg.seed] if cfg.seeds is None else list(cfg.seeds))
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if multirun and str(cfg.trainer.strategy) in ("ddp", "fsdp"):
         raise ValueError(
             f"A sweep (-m) with trainer.strategy={cfg.trainer.strategy} would start the whole sweep again in every"
             " process. Use trainer=ddp_spawn, or a process launcher (hydra/launcher=submitit_slurm)."
         )
+
+
+def _check_seeds(seeds: list[int]) -> None:
+    """Seeds pair the runs of two arms, and name their folders."""
+    if not seeds:
+        raise ValueError("seeds=[]: name at least one, such as seeds=[0,1,2], or leave it out for the one `seed`.")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds}: each may occur once; the same seed trains the same student again.")
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise ValueError(f"seeds={seeds}: a seed is a number from 0 to 4294967295.")

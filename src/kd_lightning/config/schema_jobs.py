@@ -26,6 +26,9 @@ class Export:
 
     formats: list[str] = field(default_factory=lambda: ["onnx", "torch_export"])
     """Names of formats, such as onnx: each is a file of ``deploy/formats``; a wrong one is answered with all."""
+    check: str = "parallel"
+    """When the formats are tried on the untrained student, so that what does not go stops the run at its start:
+    parallel (beside the first training, in a process of its own), first, or off."""
     tolerance: float = 1e-3
     """Largest difference of logits from PyTorch on test data, relative to their largest magnitude."""
     accuracy_drop: float = 0.02

@@ -120,6 +120,10 @@ class Role(nn.Module):
         self._tell(self._evaluation_names, self.net)
         self._tell(self._training_names)
 
+    def release(self) -> None:
+        """Take the taps off the net, which others may use after this role."""
+        self.taps.remove()
+
     def _tell(self, names: frozenset[str], *net: nn.Module) -> None:
         """Tell the call which signals are wanted, if it makes them on demand."""
         listen = getattr(self.call, "listen", None)
@@ -227,6 +231,11 @@ class Roles(nn.Module):
             assert isinstance(role, Role)
             roles[role.name] = role
         return roles
+
+    def release(self) -> None:
+        """Take the taps off every net: a frozen one serves the next training too."""
+        for role in self.by_name.values():
+            role.release()
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Roles:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

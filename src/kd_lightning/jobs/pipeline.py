@@ -8,6 +8,7 @@ from pathlib import Path
 from kd_lightning.config.command import Command
 from kd_lightning.core.ranks import is_main_process
 from kd_lightning.deploy.export import export_student
+from kd_lightning.deploy.trial import trial_export
 from kd_lightning.experiment.experiment import Experiment, frozen_of, open_experiment, seeds_of
 from kd_lightning.experiment.recipes import pipeline_recipes
 from kd_lightning.experiment.selection import selection_remarks
@@ -28,8 +29,9 @@ def run(command: Command, folder: Path) -> float:
     trainings = len(first) + (settings.student.fit is not None) + len(recipes) * len(seeds)
     before = f"{', '.join(first)}, then " if first else ""
     log.info(f"Plan: {trainings} trainings ({before}student {settings.student.name} with seeds {seeds})")
-    experiment = open_experiment(settled, recipes, folder)
-    artifacts = _train(experiment, folder)
+    with trial_export(settled.under(seeds[0], recipes[-1].method), settled.data):
+        experiment = open_experiment(settled, recipes, folder)
+        artifacts = _train(experiment, folder)
     distilled = artifacts[recipes[-1].name]
     if not is_main_process():
         return _value(experiment, distilled)

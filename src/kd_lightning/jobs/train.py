@@ -9,6 +9,7 @@ from kd_lightning.config.command import Command
 from kd_lightning.config.roles import with_roles
 from kd_lightning.core.ranks import is_main_process
 from kd_lightning.experiment.experiment import first_roles
+from kd_lightning.experiment.rehearsal import rehearse
 from kd_lightning.experiment.selection import select_training
 from kd_lightning.experiment.settle import settle
 from kd_lightning.experiment.upstream import check_asked, nets, obtain_roles, prepare_student
@@ -32,13 +33,15 @@ def run(command: Command, folder: Path) -> float | list[float | None] | str | No
     data, settings = settled.data, settled.settings
     if is_main_process():
         data.save_split(folder)
+    label = f"student {settings.student.name} + {settings.method.name}"
     asked, chosen = asked_roles(settings), settings.data.get("select") is not None
     check_asked(settings, asked)
-    sources = obtain_roles(settled, first_roles(settings, asked, selects=True) if chosen else asked)
+    names = first_roles(settings, asked, selects=True) if chosen else list(asked)
+    given = rehearse(settled, names, {label: with_roles(settings, asked)})
+    sources = obtain_roles(settled, names, given=given)
     settled = prepare_student(settled)
     if chosen:
         select_training(settled, data, next(iter(sources.values())), folder)
-    label = f"student {settings.student.name} + {settings.method.name}"
     frozen = nets({name: source for name, source in sources.items() if name in asked})
     training = Training(watched(with_roles(settled.settings, asked), folder), data, frozen, label)
     try:

@@ -12,9 +12,10 @@ from torch import nn
 from kd_lightning.cache.decide import stored_role
 from kd_lightning.cache.frozen import FrozenRole
 from kd_lightning.cache.placement import place_role
-from kd_lightning.cache.store import SignalsOfAll
+from kd_lightning.cache.store import SignalsOfAll, StoredSignals
 from kd_lightning.config import schema
 from kd_lightning.config.roles import frozen, table
+from kd_lightning.core.batch import first_rows
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.metrics import Evaluation
 from kd_lightning.core.optim import Scheduler
@@ -26,6 +27,9 @@ from kd_lightning.training.objective import build_objective
 from kd_lightning.training.precision import decide_precision
 from kd_lightning.training.roles import build_followers, build_frozen, build_learner, check_outputs
 from kd_lightning.training.training import Training
+
+# Samples that shapes are found out on, on the CPU: a batch of all processes takes a large teacher minutes there.
+EXAMPLE = 8
 
 
 def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> tuple[Distiller, schema.Config]:
@@ -45,15 +49,19 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
     settings, data = training.settings, training.data
     # The order is the arm's own; the augmented views are the same for all, so that they can share a teacher cache.
     data.order_seed, data.num_views, data.signals = settings.seed, count_views(settings.data.get("views")), None
-    example = data.ready(next(iter(data.loader("train", train=True))))
+    batch = data.ready(next(iter(data.loader("train", train=True))))
+    example = first_rows(batch, EXAMPLE)
     objective = build_objective(settings.method)
     learner = build_learner(training.learner, net, example)
     nets, known = training.frozen, frozen(settings)
     lives = [build_frozen(name, known[name], objective, own, example) for name, own in nets.items()]
     for role in (learner, *lives):
         check_outputs(role, example, data)
-    settings = replace(settings, trainer=decide_precision(settings, net, example, data.task.output))
-    roles, example = _served(replace(training, settings=settings), objective, learner, lives, example, trainings)
+    settings = replace(settings, trainer=decide_precision(settings, net, batch, data.task.output))
+    roles, stored = _served(replace(training, settings=settings), objective, learner, lives, batch, trainings)
+    if stored:
+        data.signals = SignalsOfAll(stored)
+        example = {**example, **data.signals(example["index"], example["view"])}
     rollout = instantiate(settings.method.rollout)
     if hasattr(rollout, "attach"):
         rollout.attach(data)
@@ -61,24 +69,21 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
 
 
 def _served(
-    training: Training, objective: Objective, learner: Role, lives: list[Role], example: dict[str, Any], trainings: int
-) -> tuple[list[Role], dict[str, Any]]:
-    """The roles with stages that match, frozen ones live or from their cache; and the example with what is stored."""
+    training: Training, objective: Objective, learner: Role, lives: list[Role], batch: dict[str, Any], trainings: int
+) -> tuple[list[Role], list[StoredSignals]]:
+    """The roles with stages that match, frozen ones live or from their cache; and what is stored of them."""
     settings, data = training.settings, training.data
     references = [reference for term in objective for reference in term.references()]
     match_stages([learner, *lives], references, {name: role.taps for name, role in table(settings).items()})
     roles, every = [learner, *build_followers(settings, learner)], []
     for live in lives:
         own = FrozenRole(settings, frozen(settings)[live.name], data, live, training.frozen[live.name])
-        served, stored = stored_role(own, references, example, trainings)
+        served, stored = stored_role(own, references, batch, trainings)
         if own.serving.placement is not None:
-            place_role(own, learner, example, cached=stored is not None)
+            place_role(own, learner, batch, cached=stored is not None)
         roles.append(served)
         every += [] if stored is None else [stored]
-    if not every:
-        return roles, example
-    data.signals = SignalsOfAll(every)
-    return roles, {**example, **data.signals(example["index"], example["view"])}
+    return roles, every
 
 
 def _distiller(

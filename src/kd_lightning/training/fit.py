@@ -125,6 +125,8 @@ def _train(trainer: pl.Trainer, distiller: Distiller, data: SplitDataModule, ckp
         code = 143 if trainer.received_sigterm else 130
         where = "resume=auto goes on from the checkpoint."
         raise UserAbortError(f"Stopped. {where}", code) from stop
+    finally:
+        distiller.roles.release()
     if trainer.state.status == TrainerStatus.INTERRUPTED:
         raise UserAbortError("Stopped. resume=auto goes on from the checkpoint.", 130)
 

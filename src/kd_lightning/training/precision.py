@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kd_lightning.config.identity import of_step
 from kd_lightning.config.schema import Config, Trainer
 from kd_lightning.config.values import plain
+from kd_lightning.core.batch import first_rows
 from kd_lightning.core.device import training_device
 from kd_lightning.files.runs import digest, write_json
 
@@ -146,8 +147,7 @@ def _few(batch: Mapping[str, Any]) -> dict[str, Any]:
     large = 200_000 if "image" in batch else 1000  # numbers of images, tokens of texts
     if not isinstance(tensor, Tensor) or tensor.numel() < large:
         return dict(batch)
-    size = len(tensor)
-    return {k: v[:FEW] if isinstance(v, Tensor) and v.dim() and len(v) == size else v for k, v in batch.items()}
+    return first_rows(batch, FEW)
 
 
 def _why(times: Mapping[tuple[str, bool], float]) -> str:
