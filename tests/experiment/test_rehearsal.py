@@ -4,7 +4,7 @@ import pytest
 from hydra import compose
 
 from kd_lightning.config.command import Command
-from kd_lightning.experiment.rehearsal import rehearse
+from kd_lightning.experiment.rehearsal import rehearse_all
 from kd_lightning.experiment.settle import settle
 from tests.conftest import TINY
 
@@ -28,7 +28,7 @@ def settled_with(composing):
         (["teacher.topk=0"], r"teacher.topk=0: at least one class"),
         (["+data.select={agree: 1}"], r"agree"),
         (["data.test_fraction=0"], r"synthetic has no test split, which every net is measured on"),
-        (["teacher.net.num_classes=4"], r"The training of the teacher .teacher.fit.: The student answers with 4 classes"),
+        (["teacher.net.num_classes=4"], r"The training of the teacher .teacher.fit.: .* answers with 4 classes"),
         (["student.net.num_classes=4"], r"The student answers with 4 classes, the data .synthetic. has 3"),
         (["method.terms.kd.inputs.teacher=teacher.embedding"], r"unequal|shape"),
         (["optimizer.lr=-1"], r"learning rate|lr"),
@@ -36,14 +36,14 @@ def settled_with(composing):
     ],
 )  # fmt: skip
 def test_what_cannot_go_well_is_said(settled_with, arguments, message):
-    with pytest.raises((ValueError, RuntimeError), match=message):
-        settled = settled_with(*arguments)
-        rehearse(settled, ["teacher"], {"student + kd": settled.settings})
+    settled = settled_with(*arguments)
+    with pytest.raises(ValueError, match=message):
+        rehearse_all(settled, ["teacher"], {"student + kd": settled.settings})
 
 
 def test_nothing_of_it_is_left_on_the_nets(settled_with):
     settled = settled_with("teacher.fit=null", "method=at")
-    nets = rehearse(settled, ["teacher"], {"student + at": settled.settings})
+    nets = rehearse_all(settled, ["teacher"], {"student + at": settled.settings})
     assert list(nets) == ["teacher"]
     hooks = [module for module in nets["teacher"].modules() if module._forward_hooks]
     assert hooks == []

@@ -1,8 +1,10 @@
 """Two processes on the CPU (gloo) learn what one process learns from the same global batch."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,40 @@ def test_two_processes_equal_one(tmp_path):
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
     logits = [load_file(tmp_path / "outputs" / name / "test.safetensors")["logits"] for name in ("one", "two")]
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-3, atol=1e-4)
+
+
+def test_a_lost_process_is_told_in_a_sentence(cli, monkeypatch):
+    said = "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:21877"
+
+    def lost(self, batch, batch_idx):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("kd_lightning.core.distiller.Distiller.training_step", lost)
+    outcome = cli(*TRAIN)
+    assert outcome.code == 1
+    assert "Error: Another process of this training has ended" in outcome.text
+    assert "resume=auto goes on from the last checkpoint" in outcome.text
+    assert "Traceback" not in outcome.text
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_run_with_a_word_of_how_to_go_on(tmp_path):
+    arguments = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=100000"]
+    command = [sys.executable, "-m", "kd_lightning", *TRAIN, *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        until = time.monotonic() + 200
+        while not list(tmp_path.rglob("checkpoints/last.ckpt")) and time.monotonic() < until:
+            time.sleep(0.5)
+        (other,) = (int(p) for p in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split())
+        os.kill(other, signal.SIGKILL)
+        text, _ = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert run.returncode != 0
+    assert "resume=auto" in text, text
+    assert len(text.splitlines()) < 40, text
 
 
 @pytest.mark.parametrize("trainer", ["ddp", "ddp_spawn"])

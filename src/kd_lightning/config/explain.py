@@ -24,7 +24,7 @@ _USER_ERRORS = (
     OmegaConfBaseException,
 )
 # Raised by libraries that are not imported here.
-_USER_ERROR_NAMES = {"NonFiniteLossError", "UsageError", "MisconfigurationException"}
+_USER_ERROR_NAMES = {"NonFiniteLossError", "LostProcessError", "UsageError", "MisconfigurationException"}
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

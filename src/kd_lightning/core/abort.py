@@ -9,3 +9,7 @@ class UserAbortError(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+class LostProcessError(RuntimeError):
+    """Another process of a distributed training has ended."""

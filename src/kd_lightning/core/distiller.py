@@ -23,7 +23,7 @@ from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.rollouts import Rollout
 from kd_lightning.core.schedules import Progress
 from kd_lightning.core.speed import fused
-from kd_lightning.core.teaches import check_teaches
+from kd_lightning.core.teaches import check_gradients, check_teaches
 from kd_lightning.core.terms import Objective, Stage, param_groups, shape_of
 
 # How often the accumulated losses are looked at for nan: a look is a synchronisation on a GPU.
@@ -178,16 +178,20 @@ class Distiller(pl.LightningModule):
         self._enter_stage(progress)
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         prepared = self.prepare_batch({**batch, "step": number, "progress": progress})
-        signals = self.roles(prepared, self._active)
-        if not self._gradient_checked:
-            self._check_gradients(signals)
-        loss: Tensor
-        loss, parts = self.objective(lambda r: self._resolve(r, signals, prepared, progress), progress)
+        loss, parts = self.terms(prepared, progress)
         self._accumulate({"loss": loss.detach(), **parts})
         if loss.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite()
         together = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return loss if together == 1 else self._weights.weigh(loss, prepared)
+
+    def terms(self, batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the terms on a prepared batch, and each of them."""
+        signals = self.roles(batch, self._active)
+        if not self._gradient_checked and self._stage is None:  # a stage freezes on purpose
+            check_gradients(self.objective, self.roles, signals)
+        self._gradient_checked = True
+        return self.objective(lambda r: self._resolve(r, signals, batch, progress), progress)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Batches of text that make one step together count by their tokens."""
@@ -219,24 +223,6 @@ class Distiller(pl.LightningModule):
         for term in self.objective:
             for path, parameter in term.loss.named_parameters():
                 yield f"terms.{term.name}.{path}", parameter
-
-    def _check_gradients(self, signals: dict[str, Signals]) -> None:
-        """In the first step: what a term takes from a trainable role must carry a gradient."""
-        self._gradient_checked = True
-        if self._stage is not None:
-            return  # a stage freezes on purpose
-        for term in self.objective:
-            for reference in term.references():
-                if reference.flag or reference.scope not in self.roles.trainable:
-                    continue
-                value = self.roles.by_name[reference.scope].pick(reference, signals[reference.scope])
-                for tensor in value if isinstance(value, list) else [value]:
-                    if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.requires_grad:
-                        raise ValueError(
-                            f"{reference}, which the term '{term.name}' trains, carries no gradient: the part of the"
-                            " net before it is frozen, or reentrant checkpointing cut it off. Write"
-                            f" {reference}!detach if that is meant."
-                        )
 
     def _accumulate(self, values: Mapping[str, Tensor]) -> None:
         """Sum on the device; nothing is read back in the step."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "third_party/gloo")
 PATIENCE = 300.0  # seconds that the others wait for the first: a slow machine imports torch for most of a minute
 
 
@@ -31,6 +32,15 @@ def local_rank(env: Mapping[str, str] = os.environ) -> int | None:
     if "LOCAL_RANK" in env:
         return int(env["LOCAL_RANK"])
     return int(env["SLURM_LOCALID"]) if int(env.get("SLURM_NTASKS") or 1) > 1 and "SLURM_LOCALID" in env else None
+
+
+def lost_process(error: RuntimeError) -> bool:
+    """Whether an error, of gloo, NCCL or a store, is that of a process whose peers have ended."""
+    import torch.distributed as dist
+
+    known = tuple(getattr(dist, name) for name in ("DistBackendError", "DistNetworkError", "DistStoreError"))
+    text = str(error)
+    return isinstance(error, known) or any(sign in text for sign in LOST)
 
 
 def said_by_first(value: Callable[[], str], folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Can a term teach anything? A softmax over a single output is constant, and a loss of it has no gradient at all."""
+"""Can a term teach anything? A softmax over one output is constant, and what is frozen or cut off has no gradient."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd_lightning.core.calls import Signals
 from kd_lightning.core.references import Reference
-from kd_lightning.core.terms import Term, shape_of
+from kd_lightning.core.roles import Roles
+from kd_lightning.core.terms import Objective, Term, shape_of
 
 # Answers are drawn mild and wild: a loss may rest where the student is good enough.
 SCALES = (1.0, 100.0)
@@ -43,6 +45,31 @@ def check_teaches(term: Term, arguments: Mapping[str, Any], learning: Collection
         " gradient is 0. Over a single output a softmax is constant; for values take a loss of values, such as"
         " method=regression_kd or method=supervised."
     )
+
+
+def check_gradients(objective: Objective, roles: Roles, signals: Mapping[str, Signals]) -> None:
+    """Refuse a term that takes something without a gradient from a role that learns, unless it says ``!detach``.
+
+    Args:
+        objective: The terms.
+        roles: All of them.
+        signals: Of a step of the training, by role.
+
+    Raises:
+        ValueError: Names the reference and the term.
+    """
+    for term in objective:
+        for reference in term.references():
+            if reference.flag or reference.scope not in roles.trainable:
+                continue
+            value = roles.by_name[reference.scope].pick(reference, signals[reference.scope])
+            for tensor in value if isinstance(value, list) else [value]:
+                if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.requires_grad:
+                    raise ValueError(
+                        f"{reference}, which the term '{term.name}' trains, carries no gradient: the part of the"
+                        " net before it is frozen, or reentrant checkpointing cut it off. Write"
+                        f" {reference}!detach if that is meant."
+                    )
 
 
 def _is_answer(source: Any, learning: Collection[str]) -> bool:

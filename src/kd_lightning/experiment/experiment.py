@@ -16,7 +16,7 @@ from kd_lightning.config.values import plain
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.experiment.compare import build_arm, build_comparison, build_role_arm
 from kd_lightning.experiment.recipes import ALONE, Recipe, pairs
-from kd_lightning.experiment.rehearsal import rehearse
+from kd_lightning.experiment.rehearsal import rehearse_all
 from kd_lightning.experiment.selection import select_training
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.experiment.source import Source
@@ -122,7 +122,7 @@ def open_experiment(settled: Settled, recipes: list[Recipe], folder: Path) -> Ex
         folder: The choice of the samples is written there, and a pilot for it trained.
     """
     names = frozen_of(settled, recipes)
-    sources = obtain_roles(settled, names, given=rehearse(settled, names, _arms(settled, recipes)))
+    sources = obtain_roles(settled, names, given=rehearse_all(settled, names, _arms(settled, recipes)))
     settled, chosen = prepare_student(settled), None
     if settled.settings.data.get("select") is not None:
         chosen = settled.read_again() if any(recipe.all_samples for recipe in recipes) else settled.data

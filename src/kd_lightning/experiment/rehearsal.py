@@ -6,29 +6,24 @@ before it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from torch import nn
 
 from kd_lightning.cache.decide import check_serving
-from kd_lightning.config.roles import TEACHER, frozen, key_of, with_roles, with_serving
+from kd_lightning.config.roles import frozen, key_of, with_roles
 from kd_lightning.config.schema import Config
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.select import make_rules
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.experiment.upstream import is_given
-from kd_lightning.training.distiller import build_distiller
-from kd_lightning.training.nets import build_net, student_net
+from kd_lightning.training.distiller import read_batch, rehearse
+from kd_lightning.training.nets import build_net
 from kd_lightning.training.objective import asked_roles
-from kd_lightning.training.precision import AUTO, FULL
 from kd_lightning.training.training import Training
 
-log = logging.getLogger("kd_lightning")
 
-
-def rehearse(settled: Settled, names: Iterable[str], arms: Mapping[str, Config]) -> dict[str, nn.Module]:
+def rehearse_all(settled: Settled, names: Iterable[str], arms: Mapping[str, Config]) -> dict[str, nn.Module]:
     """Join roles, taps, terms, optimiser and metrics of every kind of training on a few samples.
 
     Args:
@@ -53,10 +48,11 @@ def rehearse(settled: Settled, names: Iterable[str], arms: Mapping[str, Config])
     for name in nets:
         if not is_given(known[name]):
             _rehearse_role(settled, name)
-    wrong = {}
+    wrong, batch = {}, read_batch(data)
     for label, own in arms.items():
         try:
-            _join(own, data, {name: net for name, net in nets.items() if name in asked_roles(own)})
+            theirs = {name: net for name, net in nets.items() if name in asked_roles(own)}
+            rehearse(Training(own, data, theirs), batch)
         except ValueError as error:
             wrong[label] = str(error)
     if wrong:
@@ -81,17 +77,6 @@ def _rehearse_role(settled: Settled, name: str) -> None:
     asked, known = asked_roles(own.settings), frozen(own.settings)
     theirs = {one: build_net(known[one], known[one].seed).eval() for one in asked if one in known and one != name}
     try:
-        _join(with_roles(own.settings, asked), own.data, theirs)
+        rehearse(Training(with_roles(own.settings, asked), own.data, theirs), read_batch(own.data))
     except ValueError as error:
         raise ValueError(f"The training of the {name} ({key_of(name)}.fit): {error}") from error
-
-
-def _join(settings: Config, data: SplitDataModule, nets: Mapping[str, nn.Module]) -> None:
-    """One training up to its first step, as far as that costs nothing: nothing is stored or timed."""
-    settings = with_serving(settings, cache="off", placement=None)
-    if settings.trainer.precision == AUTO:
-        settings = replace(settings, trainer=replace(settings.trainer, precision=FULL))
-    training = Training(settings, data, nets)
-    distiller, _ = build_distiller(training, student_net(settings, nets.get(TEACHER)))
-    distiller.configure_optimizers()
-    distiller.roles.release()

@@ -9,7 +9,7 @@ from kd_lightning.config.command import Command
 from kd_lightning.config.roles import with_roles
 from kd_lightning.core.ranks import is_main_process
 from kd_lightning.experiment.experiment import first_roles
-from kd_lightning.experiment.rehearsal import rehearse
+from kd_lightning.experiment.rehearsal import rehearse_all
 from kd_lightning.experiment.selection import select_training
 from kd_lightning.experiment.settle import settle
 from kd_lightning.experiment.upstream import check_asked, nets, obtain_roles, prepare_student
@@ -37,7 +37,7 @@ def run(command: Command, folder: Path) -> float | list[float | None] | str | No
     asked, chosen = asked_roles(settings), settings.data.get("select") is not None
     check_asked(settings, asked)
     names = first_roles(settings, asked, selects=True) if chosen else list(asked)
-    given = rehearse(settled, names, {label: with_roles(settings, asked)})
+    given = rehearse_all(settled, names, {label: with_roles(settings, asked)})
     sources = obtain_roles(settled, names, given=given)
     settled = prepare_student(settled)
     if chosen:

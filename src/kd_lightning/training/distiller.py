@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from torch import nn
 
@@ -14,17 +15,20 @@ from kd_lightning.cache.frozen import FrozenRole
 from kd_lightning.cache.placement import place_role
 from kd_lightning.cache.store import SignalsOfAll, StoredSignals
 from kd_lightning.config import schema
-from kd_lightning.config.roles import frozen, table
+from kd_lightning.config.roles import TEACHER, frozen, table, with_serving
 from kd_lightning.core.batch import first_rows
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.metrics import Evaluation
 from kd_lightning.core.optim import Scheduler
 from kd_lightning.core.roles import Role, Roles
+from kd_lightning.core.schedules import Progress
 from kd_lightning.core.terms import Objective
+from kd_lightning.data.base import Batch, SplitDataModule
 from kd_lightning.data.sampler import count_views
 from kd_lightning.models.anatomy.aliases import match_stages
+from kd_lightning.training.nets import student_net
 from kd_lightning.training.objective import build_objective
-from kd_lightning.training.precision import decide_precision
+from kd_lightning.training.precision import AUTO, FULL, decide_precision
 from kd_lightning.training.roles import build_followers, build_frozen, build_learner, check_outputs
 from kd_lightning.training.training import Training
 
@@ -32,13 +36,16 @@ from kd_lightning.training.training import Training
 EXAMPLE = 8
 
 
-def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> tuple[Distiller, schema.Config]:
+def build_distiller(
+    training: Training, net: nn.Module, trainings: int = 1, batch: Batch | None = None
+) -> tuple[Distiller, schema.Config]:
     """Join the parts; fails here where they do not fit together.
 
     Args:
         training: Its data's order, views and stored signals are set to those of the training.
         net: The net that learns.
         trainings: How many trainings of this command want the same of a frozen role, for ``teacher.cache=auto``.
+        batch: Of the training split, on the CPU; None: one is read.
 
     Returns:
         The module, and the settings with the precision that was decided.
@@ -49,7 +56,7 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
     settings, data = training.settings, training.data
     # The order is the arm's own; the augmented views are the same for all, so that they can share a teacher cache.
     data.order_seed, data.num_views, data.signals = settings.seed, count_views(settings.data.get("views")), None
-    batch = data.ready(next(iter(data.loader("train", train=True))))
+    batch = read_batch(data) if batch is None else batch
     example = first_rows(batch, EXAMPLE)
     objective = build_objective(settings.method)
     learner = build_learner(training.learner, net, example)
@@ -68,8 +75,36 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
     return _distiller(settings, training, roles, objective, example, rollout), settings
 
 
+def read_batch(data: SplitDataModule) -> Batch:
+    """A batch of the training split, on the CPU."""
+    return data.ready(next(iter(data.loader("train", train=True))))
+
+
+def rehearse(training: Training, batch: Batch) -> None:
+    """Join the parts of a training and compute its terms once on a few samples; nothing is stored, timed or learnt.
+
+    Args:
+        training: Its frozen nets need not have learnt anything.
+        batch: See :func:`read_batch`.
+
+    Raises:
+        ValueError: Parts that do not fit together.
+    """
+    settings = with_serving(training.settings, cache="off", placement=None)
+    if settings.trainer.precision == AUTO:
+        settings = replace(settings, trainer=replace(settings.trainer, precision=FULL))
+    net = student_net(settings, training.frozen.get(TEACHER))
+    distiller, _ = build_distiller(replace(training, settings=settings), net, batch=batch)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            distiller.terms(distiller.prepare_batch(first_rows(batch, EXAMPLE)), Progress())
+        distiller.configure_optimizers()
+    finally:
+        distiller.roles.release()
+
+
 def _served(
-    training: Training, objective: Objective, learner: Role, lives: list[Role], batch: dict[str, Any], trainings: int
+    training: Training, objective: Objective, learner: Role, lives: list[Role], batch: Batch, trainings: int
 ) -> tuple[list[Role], list[StoredSignals]]:
     """The roles with stages that match, frozen ones live or from their cache; and what is stored of them."""
     settings, data = training.settings, training.data

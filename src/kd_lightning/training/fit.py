@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from kd_lightning.config.roles import LEARNER, TEACHER
 from kd_lightning.config.values import plain, write_settings
-from kd_lightning.core.abort import UserAbortError
+from kd_lightning.core.abort import LostProcessError, UserAbortError
 from kd_lightning.core.checkpoints import newest_whole
+from kd_lightning.core.device import training_device
 from kd_lightning.core.distiller import Distiller
+from kd_lightning.core.ranks import lost_process
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.files.artifact import RECORD, SETTINGS, Artifact
 from kd_lightning.files.runs import write_json
@@ -125,6 +127,14 @@ def _train(trainer: pl.Trainer, distiller: Distiller, data: SplitDataModule, ckp
         code = 143 if trainer.received_sigterm else 130
         where = "resume=auto goes on from the checkpoint."
         raise UserAbortError(f"Stopped. {where}", code) from stop
+    except RuntimeError as error:
+        if not lost_process(error):
+            raise
+        said = str(error).strip().splitlines()[0][:200]
+        raise LostProcessError(
+            f"Another process of this training has ended ({said}); its own lines above say why. The same command with"
+            " resume=auto goes on from the last checkpoint."
+        ) from error
     finally:
         distiller.roles.release()
     if trainer.state.status == TrainerStatus.INTERRUPTED:
@@ -134,7 +144,10 @@ def _train(trainer: pl.Trainer, distiller: Distiller, data: SplitDataModule, ckp
 def _best_state(trainer: pl.Trainer) -> dict[str, Tensor] | None:
     """All weights where the student was best on validation; None where nothing was chosen."""
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"] if path else None
+    if not path:
+        return None
+    # Mapped: every process reads the weights, none of them the moments of the optimiser, which are twice as large.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
 
 
 def _weights(net: nn.Module, best: Mapping[str, Tensor] | None, prefix: str) -> dict[str, dict[str, Tensor]]:
@@ -171,9 +184,8 @@ def _measure_followers(distiller: Distiller, best: Mapping[str, Tensor] | None, 
         assert isinstance(net, nn.Module)
         for which, state in _weights(net, best, f"roles.following.{name}.net.").items():
             net.load_state_dict(state)
-            metrics = predict(net, instantiate(training.learner.call), "test", training.data).metrics(
-                training.data.task
-            )
+            told = predict(net, instantiate(training.learner.call), "test", training.data, _device(training))
+            metrics = told.metrics(training.data.task)
             found.setdefault(name, {})[which] = metrics
     return found
 
@@ -188,17 +200,30 @@ def _measure_and_save(
     for which in ("last", "best"):
         if predictions is None or states[which] is not states["last"]:
             net.load_state_dict(states[which])
-            predictions = predict(net, call, "test", data)
+            predictions = predict(net, call, "test", data, _device(training))
         artifact.record["test"][which] = predictions.metrics(data.task)
         if which == select:
             artifact.record["whole"] = predictions.whole
-            save_predictions(net, call, data, artifact.folder, predictions)
+            save_predictions(net, call, data, artifact.folder, predictions, _device(training))
     save_file(savable_state(net, states[select]), artifact.weights)
     write_json(artifact.folder / RECORD, artifact.record)
 
 
-def save_predictions(net: nn.Module, call: Any, data: SplitDataModule, folder: Path, test: Predictions) -> None:
+def _device(training: Training) -> torch.device:
+    """Where it is measured: where it was trained."""
+    trainer = training.settings.trainer
+    return training_device(trainer.accelerator, trainer.devices)
+
+
+def save_predictions(
+    net: nn.Module,
+    call: Any,
+    data: SplitDataModule,
+    folder: Path,
+    test: Predictions,
+    device: torch.device | None = None,
+) -> None:
     """Write what a net says of the test split, and beside it of validation, which a calibration is fitted on."""
     test.save(folder / "test.safetensors")
     if len(data.split.validation):
-        predict(net, call, "validation", data).save(folder / "validation.safetensors")
+        predict(net, call, "validation", data, device).save(folder / "validation.safetensors")
