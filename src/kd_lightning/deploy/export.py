@@ -206,13 +206,19 @@ def _write_formats(
     words = data.task.quality_name, REFINE if kind == "image" else ""
     for name in export.formats:
         form = FORMATS[name]
-        if kind not in form.takes:
-            failures.append(f"There is no {form.title} file of a student that takes {kind}s: leave {name} out.")
+        refusal = form.refusal(net, kind)
+        if refusal is not None:
+            failures.append(refusal)
             continue
         log.info(f"exporting {form.file} ...")
         partial = folder / f"partial.{form.file}"
-        form.write(net, examples, partial)
-        figures = bench.measure(form.load(partial), partial)
+        try:
+            form.make(net, examples, partial)
+            figures = bench.measure(form.runner(partial), partial)
+        except ValueError as error:
+            _remove(partial)
+            failures.append(str(error))
+            continue
         reason = objection(figures, accuracy, form.exact, export.tolerance, export.accuracy_drop, *words)
         if reason is not None:
             _remove(partial)
