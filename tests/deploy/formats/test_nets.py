@@ -48,7 +48,7 @@ TEXTS = {
 }
 FORMATS_OF = {kind: [name for name, form in FORMATS.items() if kind in form.takes] for kind in ("image", "text")}
 # What is written in every run of the suite, beside what tests/jobs/test_export.py and test_texts_deployed.py write.
-QUICK = {("resnet", "torch_export"), ("bilstm", "onnx"), ("bilstm", "torch_export"),
+QUICK = {("resnet", "torch_export"), ("bilstm", "onnx"), ("bilstm", "torch_export"), ("wrn", "onnx_int8"),
          ("bert", "huggingface")}  # fmt: skip
 
 
