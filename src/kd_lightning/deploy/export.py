@@ -25,7 +25,7 @@ from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
 from kd_lightning.deploy.check import REFINE, Figures, Reference, answers, measure, objection
 from kd_lightning.deploy.formats import huggingface
 from kd_lightning.deploy.formats.registry import FORMATS, known_format
-from kd_lightning.deploy.inputs import Inputs, TextNet, bytes_of, tensors_of, unpacked
+from kd_lightning.deploy.inputs import Inputs, LogitsNet, TextNet, bytes_of, tensors_of, unpacked
 from kd_lightning.deploy.record import describe, licences, teacher_logits, teacher_of
 from kd_lightning.deploy.student import PREPROCESSING, RECORD, TOKENIZER
 from kd_lightning.experiment.settle import Settled
@@ -108,7 +108,8 @@ def deployable(artifact: Artifact, data: SplitDataModule) -> nn.Module:
     call = instantiate(artifact.settings.student.call)
     arguments = call.arguments(unpacked(data.ready(next(iter(data.loader("train", whole=True))))))
     if isinstance(arguments, Tensor):
-        return net
+        with torch.no_grad():
+            return net if isinstance(net(arguments[:1]), Tensor) else LogitsNet(net).eval()
     _cut_vocabulary(net, call)
     huggingface.describe(net, data.class_names, data.tokenizer)  # type: ignore[attr-defined]
     return TextNet(net, call, tuple(arguments), data.task.output).eval()

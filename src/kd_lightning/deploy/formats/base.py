@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from kd_lightning.deploy.inputs import Inputs, TextNet, tensors_of
+from kd_lightning.deploy.inputs import Inputs, LogitsNet, TextNet, tensors_of
 
 log = logging.getLogger("kd_lightning")
 
@@ -109,7 +109,7 @@ class Format:
 
 def title_of(net: nn.Module) -> str:
     """What people call a net: its class, without what it is wrapped in for export."""
-    return type(net.net if isinstance(net, TextNet) else net).__name__
+    return type(net.net if isinstance(net, TextNet | LogitsNet) else net).__name__
 
 
 def in_short(error: BaseException) -> str:
