@@ -223,7 +223,9 @@ def test_what_cannot_be_read_is_said(text_run, cli, inputs, words):
 def test_a_picture_format_is_refused_and_the_others_are_written(text_run, cli):
     outcome = cli("job=export", f"run={text_run('regression')}", "export.formats=[executorch]")
     assert outcome.code == 1
-    assert "There is no ExecuTorch file of a student that takes texts" in outcome.text
+    assert (
+        "There is no ExecuTorch file of this student, BertForSequenceClassification: it is for images." in outcome.text
+    )
     assert set(record_of(text_run("regression"))["formats"]) == {"onnx", "huggingface"}
 
 

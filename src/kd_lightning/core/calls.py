@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_lightning.core.asked import ask, logits_of
 from kd_lightning.core.attention import AttentionReader, visible
 from kd_lightning.core.language_net import (
     LanguageNet,
@@ -63,11 +64,7 @@ class TensorCall:
 
     def __call__(self, net: nn.Module, batch: Batch) -> Signals:
         """Logits (B, C)."""
-        output = net(batch[self.key])
-        if not isinstance(output, Tensor):
-            # Hugging Face image models return an object with logits.
-            output = output.logits
-        return {"logits": output}
+        return {"logits": logits_of(net, ask(net, batch[self.key]))}
 
 
 class TokenCall:

@@ -25,7 +25,7 @@ from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
 from kd_lightning.deploy.check import REFINE, Figures, Reference, answers, measure, objection
 from kd_lightning.deploy.formats import huggingface
 from kd_lightning.deploy.formats.registry import FORMATS, known_format
-from kd_lightning.deploy.inputs import Inputs, TextNet, bytes_of, tensors_of, unpacked
+from kd_lightning.deploy.inputs import Inputs, LogitsNet, TextNet, bytes_of, tensors_of, unpacked
 from kd_lightning.deploy.record import describe, licences, teacher_logits, teacher_of
 from kd_lightning.deploy.student import PREPROCESSING, RECORD, TOKENIZER
 from kd_lightning.experiment.settle import Settled
@@ -107,7 +107,8 @@ def deployable(student: nn.Module, call: Any, data: SplitDataModule) -> nn.Modul
     net = (copy.deepcopy(net) if net is student else net).cpu().eval()
     arguments = call.arguments(unpacked(data.ready(next(iter(data.loader("train", whole=True))))))
     if isinstance(arguments, Tensor):
-        return net
+        with torch.no_grad():
+            return net if isinstance(net(arguments[:1]), Tensor) else LogitsNet(net).eval()
     _cut_vocabulary(net, call)
     huggingface.describe(net, data.class_names, data.tokenizer)  # type: ignore[attr-defined]
     return TextNet(net, call, tuple(arguments), data.task.output).eval()
@@ -210,13 +211,19 @@ def _write_formats(
     words = data.task.quality_name, REFINE if kind == "image" else ""
     for name in export.formats:
         form = FORMATS[name]
-        if kind not in form.takes:
-            failures.append(f"There is no {form.title} file of a student that takes {kind}s: leave {name} out.")
+        refusal = form.refusal(net, kind)
+        if refusal is not None:
+            failures.append(refusal)
             continue
         log.info(f"exporting {form.file} ...")
         partial = folder / f"partial.{form.file}"
-        form.write(net, examples, partial)
-        figures = bench.measure(form.load(partial), partial)
+        try:
+            form.make(net, examples, partial)
+            figures = bench.measure(form.runner(partial), partial)
+        except ValueError as error:
+            _remove(partial)
+            failures.append(str(error))
+            continue
         reason = objection(figures, accuracy, form.exact, export.tolerance, export.accuracy_drop, *words)
         if reason is not None:
             _remove(partial)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd_lightning.core.asked import logits_of
+
 Inputs = Tensor | dict[str, Tensor]
 """``image`` (B, C, H, W) normalised float32; or by name ``input_ids``, ``attention_mask`` ..., each (B, T) int64."""
 
@@ -33,6 +35,22 @@ class TextNet(nn.Module):
         """The answer: logits (B, C) or (B, T, V), values (B, 1) or embeddings (B, D)."""
         answer: Tensor = self.call(self.net, dict(zip(self.names, tensors, strict=True)))[self.output]
         return answer
+
+
+class LogitsNet(nn.Module):
+    """A net that answers with more than its logits, such as a dictionary, as a function from a tensor to them.
+
+    Args:
+        net: The student.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return logits_of(self.net, self.net(image))
 
 
 def unpacked(batch: dict[str, Any]) -> dict[str, Any]:

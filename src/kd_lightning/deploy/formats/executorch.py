@@ -28,11 +28,16 @@ def require() -> None:
     Raises:
         ModuleNotFoundError: It is not; says which extra brings it.
     """
-    if importlib.util.find_spec("executorch") is None:
-        raise ModuleNotFoundError(
-            "The formats executorch and executorch_int8 need ExecuTorch: pip install 'kd-lightning[mobile]'"
-            " (or executorch), or leave them out of export.formats."
-        )
+    missing = against()
+    if missing is not None:
+        raise ModuleNotFoundError(f"{missing}.")
+
+
+def against(net: nn.Module | None = None) -> str | None:
+    """ExecuTorch is not everywhere."""
+    if importlib.util.find_spec("executorch") is not None:
+        return None
+    return "the formats executorch and executorch_int8 need ExecuTorch: pip install 'kd-lightning[mobile]'"
 
 
 def write(net: nn.Module, examples: Inputs, path: Path) -> None:
@@ -100,6 +105,7 @@ EXECUTORCH = Format(
     takes=("image",),
     packages=("executorch",),
     place=4,
+    against=against,
 )
 EXECUTORCH_INT8 = Format(
     name="executorch_int8",
@@ -112,4 +118,5 @@ EXECUTORCH_INT8 = Format(
     takes=("image",),
     packages=("executorch", "torchao"),
     place=5,
+    against=against,
 )

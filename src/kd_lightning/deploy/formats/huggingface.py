@@ -40,21 +40,16 @@ def describe(net: nn.Module, class_names: Sequence[str], tokenizer: Any) -> None
         generation.pad_token_id = tokenizer.pad_token_id
 
 
-def write(net: nn.Module, examples: Inputs, path: Path) -> None:
-    """Weights and configuration; the exporter adds the tokenizer.
+def against(net: nn.Module) -> str | None:
+    """Only models of transformers are told by a configuration."""
+    return None if hasattr(_inner(net), "save_pretrained") else "it is no model of transformers"
 
-    Raises:
-        ValueError: The student is no model of transformers.
-    """
-    inner = net.net if isinstance(net, TextNet) else net
-    save: Any = getattr(inner, "save_pretrained", None)
-    if save is None:
-        raise ValueError(
-            f"export.formats: a {type(inner).__name__} is no model of transformers, so there is no Hugging Face folder"
-            " of it; take onnx or torch_export."
-        )
+
+def write(net: nn.Module, examples: Inputs, path: Path) -> None:
+    """Weights and configuration; the exporter adds the tokenizer."""
+    inner: Any = _inner(net)
     with _without_bars():
-        save(path)
+        inner.save_pretrained(path)
 
 
 def load(path: Path) -> Runner:
@@ -76,6 +71,10 @@ def load(path: Path) -> Runner:
         return answer
 
     return run
+
+
+def _inner(net: nn.Module) -> nn.Module:
+    return net.net if isinstance(net, TextNet) else net
 
 
 @contextmanager
@@ -104,4 +103,5 @@ HUGGINGFACE = Format(
     with_tokenizer=True,
     packages=("transformers",),
     place=6,
+    against=against,
 )

@@ -69,6 +69,7 @@ def write_int8(net: nn.Module, examples: Inputs, path: Path) -> None:
         if not isinstance(examples, Tensor):
             quantize_dynamic(str(ready), str(path), ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
             return
+        _own_weights(ready)
         quantize_static(
             str(ready),
             str(path),
@@ -78,6 +79,22 @@ def write_int8(net: nn.Module, examples: Inputs, path: Path) -> None:
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
         )
+
+
+def _own_weights(path: Path) -> None:
+    """Give every node constants of its own: the exporter shares equal ones, over which onnxruntime stumbles in int8."""
+    import onnx
+
+    model = onnx.load(path)
+    weights, taken = {one.name: one for one in model.graph.initializer}, set[str]()
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name in weights and name in taken:
+                node.input[i] = f"{name}.{len(model.graph.initializer)}"
+                model.graph.initializer.add().CopyFrom(weights[name])
+                model.graph.initializer[-1].name = node.input[i]
+            taken.add(name)
+    onnx.save(model, path)
 
 
 def load(path: Path) -> Runner:

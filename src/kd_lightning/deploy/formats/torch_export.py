@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kd_lightning.core.quiet import quiet
 from kd_lightning.deploy.formats.base import Format, Runner
 from kd_lightning.deploy.inputs import Inputs, dynamic_shapes, part, tensors_of
 
@@ -20,7 +21,8 @@ logits = net(*map(torch.from_numpy, {tensors})).detach().numpy()"""
 def write(net: nn.Module, examples: Inputs, path: Path) -> None:
     """A program with a dynamic batch (and length, of texts)."""
     tensors = tensors_of(part(examples, 0, 2))
-    torch.export.save(torch.export.export(net, tensors, dynamic_shapes=dynamic_shapes(examples)), path)
+    with quiet():
+        torch.export.save(torch.export.export(net, tensors, dynamic_shapes=dynamic_shapes(examples)), path)
 
 
 def load(path: Path) -> Runner:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from kd_lightning.core.asked import ask
 from kd_lightning.models.anatomy.places import Anatomy
 
 
@@ -80,7 +81,7 @@ def record(net: nn.Module, example: Tensor | Mapping[str, Any]) -> list[Step]:
     handles = [listen(path, module) for path, module in net.named_modules() if path]
     try:
         with evaluating(net):
-            net(**example) if isinstance(example, Mapping) else net(example)
+            net(**example) if isinstance(example, Mapping) else ask(net, example)
     finally:
         for handle in handles:
             handle.remove()

@@ -84,11 +84,13 @@ class BiLSTM(nn.Module):
             input_ids: Tokens, (B, T), padded on either side.
             attention_mask: Valid tokens, (B, T); None for all of them.
         """
-        valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        # Valid tokens to the front: the LSTM must not walk over padding before them.
-        order = valid.argsort(dim=1, descending=True, stable=True)
+        valid = torch.ones_like(input_ids) if attention_mask is None else (attention_mask > 0).to(input_ids.dtype)
+        # Valid tokens to the front: the LSTM must not walk over padding before them. Counted, since ONNX has no stable
+        # sort: where each token goes, and which token comes to each place.
+        goes = torch.where(valid > 0, valid.cumsum(1), valid.sum(1, keepdim=True) + (1 - valid).cumsum(1)) - 1
         length = valid.sum(1, keepdim=True).clamp(min=1)
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        order = torch.zeros_like(goes).scatter(1, goes, place.expand_as(goes))
         inside = (place < length).unsqueeze(-1)
         mirrored = torch.where(place < length, length - 1 - place, place)
         states = self.embedding(input_ids.gather(1, order))
@@ -97,7 +99,7 @@ class BiLSTM(nn.Module):
             states = torch.cat([ahead(states)[0], _rows(back(_rows(states, mirrored))[0], mirrored)], dim=-1)
         logits = self.head(self.act(self.hidden(self.dropout(self._pool(states, inside, length)))))
         # Back to where the tokens stood.
-        return TextOutput(logits, _rows(states.masked_fill(~inside, 0), order.argsort(dim=1)))
+        return TextOutput(logits, _rows(states.masked_fill(~inside, 0), goes))
 
     def _pool(self, states: Tensor, inside: Tensor, length: Tensor) -> Tensor:
         """(B, T, D) to (B, D)."""
