@@ -17,12 +17,12 @@ from kd_lightning.core.calls import Batch, Signals
 from kd_lightning.core.follow import follow_all
 from kd_lightning.core.metrics import Evaluation, Evaluations
 from kd_lightning.core.modes import evaluating
-from kd_lightning.core.optim import OptimizerFactory, Scheduler, configure
+from kd_lightning.core.optim import Scheduler, configure
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.rollouts import Rollout
 from kd_lightning.core.schedules import Progress
-from kd_lightning.core.speed import fused
+from kd_lightning.core.speed import OptimizerFactory
 from kd_lightning.core.teaches import check_teaches
 from kd_lightning.core.terms import Objective, Stage, param_groups, shape_of
 
@@ -270,10 +270,7 @@ class Distiller(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One group per trainable role, then the losses' own."""
         roles = [{"params": [p for p in r.parameters() if p.requires_grad]} for r in self.roles.trainable.values()]
-        # Lightning refuses to clip the gradients of a fused optimiser under mixed precision.
-        clipped = self._trainer is not None and self._trainer.gradient_clip_val
-        optimizer = self._optimizer if clipped else fused(self._optimizer)
-        return configure([*roles, *param_groups(self.objective)], optimizer, self._scheduler)
+        return configure([*roles, *param_groups(self.objective)], self._optimizer, self._scheduler, self._trainer)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As a module does it, but for the name that Lightning writes around every hook, forty times a step."""
