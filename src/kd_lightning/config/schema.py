@@ -159,7 +159,8 @@ class Scheduler:
     """Partial of a torch scheduler, or null for a constant rate. Of its arguments ``T_max``, ``total_iters``,
     ``total_steps`` and ``length``, one that is null is the length of the run, in the unit of ``interval``; so is a
     ``T_max`` or ``length`` of trainer.max_epochs. Milestones must lie within that length. Another class takes from the
-    preset what it knows: scheduler.factory._target_=torch.optim.lr_scheduler.ExponentialLR +scheduler.factory.gamma=0.9"""
+    preset what it knows: scheduler.factory._target_=torch.optim.lr_scheduler.ExponentialLR
+    +scheduler.factory.gamma=0.9"""
     interval: str = "epoch"
     """What the schedule counts: epoch or step (of the optimiser)."""
     monitor: str | None = None
