@@ -227,7 +227,8 @@ class Config:
     inputs: list[str] = field(default_factory=list)
     """Files or folders for ``job=predict``."""
     ckpt_path: str | None = None
-    """Lightning checkpoint to resume the training of ``job=train`` from."""
+    """Lightning checkpoint to resume the training of ``job=train`` from; may be for longer, at another rate or under
+    another schedule, which is then followed from where it would be. Another optimizer or student is refused."""
     resume: str = "never"
     """auto: continue the newest unfinished run of the same configuration; never: start a new one."""
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from kd_lightning.core.accumulation import TokenWeights
 from kd_lightning.core.calls import Batch, Signals
+from kd_lightning.core.course import check_weights
 from kd_lightning.core.follow import follow_all
 from kd_lightning.core.metrics import Evaluation, Evaluations
 from kd_lightning.core.modes import evaluating
@@ -171,6 +172,11 @@ class Distiller(pl.LightningModule):
                 "The stages of this method are shares of the training, whose length is not known: set"
                 " trainer.max_epochs or trainer.max_steps."
             )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse one of other nets, where weights are whole."""
+        if self._trainer is not None and not self.trainer.strategy.restore_checkpoint_after_setup:
+            check_weights(self.state_dict(), checkpoint["state_dict"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the weighted sum of the terms."""
