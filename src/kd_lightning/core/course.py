@@ -75,12 +75,15 @@ class Course(pl.Callback):
         log.info(f"  going on under another schedule or optimizer than before: the learning rate is {rates} from here")
 
 
-def check_weights(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuse a checkpoint of other nets than these, before it is half loaded.
+def check_weights(module: pl.LightningModule, found: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint of other nets than these, before it is half loaded; those in shards cannot be compared.
 
     Raises:
         ValueError: With one of the weights that are not there, or have another shape.
     """
+    if module._trainer is not None and module.trainer.strategy.restore_checkpoint_after_setup:
+        return
+    own = module.state_dict()
     other = [name for name in own if name not in found or own[name].shape != found[name].shape]
     other += [name for name in found if name not in own]
     if other:

@@ -75,8 +75,7 @@ class Distiller(pl.LightningModule):
         self.facts = dict(facts)
         self.rollout = rollout
         self.channels_last = channels_last
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._optimizer, self._scheduler = optimizer, scheduler
         self._stage: Stage | None = None
         self._can_learn: set[str] = set()
         self._total_steps = 0
@@ -174,9 +173,8 @@ class Distiller(pl.LightningModule):
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse one of other nets, where weights are whole."""
-        if self._trainer is not None and not self.trainer.strategy.restore_checkpoint_after_setup:
-            check_weights(self.state_dict(), checkpoint["state_dict"])
+        """Refuse one of other nets."""
+        check_weights(self, checkpoint["state_dict"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the weighted sum of the terms."""
@@ -196,7 +194,7 @@ class Distiller(pl.LightningModule):
         return loss if together == 1 else self._weights.weigh(loss, prepared)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Batches of text that make one step together count by their tokens."""
+        """Batches that make one step together count by their tokens or samples."""
         self._weights.settle(optimizer, self.trainer.accumulate_grad_batches)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
