@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import socket
 
 import lightning.pytorch as pl
@@ -12,11 +13,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kd_lightning.core.accumulation import TokenWeights
-from kd_lightning.core.terms import Term
+from kd_lightning.core.calls import TensorCall
+from kd_lightning.core.distiller import Distiller
+from kd_lightning.core.roles import Role, Roles
+from kd_lightning.core.terms import Objective, Term
 from kd_lightning.losses.cross_entropy import CrossEntropyLoss
 from kd_lightning.losses.jsd import JSDLoss
 from tests.core import two_processes
 from tests.core.nets import batch as images
+from tests.core.nets import ce
 from tests.core.nets import distiller as of_images
 from tests.core.text import distiller, gpt, roles, text_batch
 
@@ -115,6 +120,50 @@ def test_images_are_averaged_as_ever(monkeypatch):
     )
     trainer.fit(module, DataLoader([images(8), images(8)], batch_size=None))
     assert seen == [True, True]
+
+
+def change_of_images(batches, **options):
+    """What a training on these batches changes in a student without dropout and batch norm."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.linspace(-1, 1, 108).reshape(3, 36))
+        net[1].bias.zero_()
+    before = copy.deepcopy(net.state_dict())
+    role = [Role("student", net, TensorCall())]
+    sgd = functools.partial(torch.optim.SGD, lr=0.1)
+    module = Distiller(Roles(role), Objective([ce()]), images(), {"num_classes": 3}, sgd)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return {name: value - before[name] for name, value in net.state_dict().items()}, trainer.global_step
+
+
+def part(start, end):
+    return {name: value[start:end] for name, value in images(24).items()}
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ([(0, 4)], [(0, 4)]),  # the last step of an epoch has one batch of three
+        ([(0, 4), (4, 8)], [(0, 8)]),
+        ([(0, 4), (4, 8), (8, 12), (12, 16), (16, 20)], [(0, 12), (12, 20)]),
+        ([(0, 8), (8, 10), (10, 12), (12, 13)], [(0, 12), (12, 13)]),  # batches of several sizes
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"gradient_clip_val": 0.1}])
+def test_images_of_a_short_step_are_their_mean(parts, whole, options):
+    expected, steps = change_of_images([part(*one) for one in whole], **options)
+    got, same = change_of_images([part(*one) for one in parts], accumulate_grad_batches=3, **options)
+    assert steps == same == len(whole)
+    assert largest({name: got[name] - expected[name] for name in got}) < 1e-6 < 1e-3 < largest(expected)
 
 
 def test_two_processes_make_one_mean():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_lightning.config.roles import OWN, TEACHER
+from kd_lightning.config.schedule import counted_anew
 
 # fmt: off
 TRAINING = (
@@ -42,6 +43,7 @@ def of_training(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     own = {key: _decided(settings[key]) for key in TRAINING}
     # What is known about a method is not what it does.
     own["method"] = {key: value for key, value in own["method"].items() if key != "info"}
+    own["scheduler"] = counted_anew(settings)
     if settings.get("roles"):
         own["roles"] = {name: {key: role[key] for key in ROLE} for name, role in settings["roles"].items()}
     trainer = {key: settings["trainer"][key] for key in TRAINER}

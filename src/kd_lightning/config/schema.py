@@ -161,9 +161,15 @@ class Scheduler:
     """Learning-rate schedule (group ``scheduler``)."""
 
     factory: Any = None
-    """Partial of a torch scheduler, or null for a constant rate."""
+    """Partial of a torch scheduler, or null for a constant rate. Of its arguments ``T_max``, ``total_iters``,
+    ``total_steps`` and ``length``, one that is null is the length of the run, in the unit of ``interval``; so is a
+    ``T_max`` or ``length`` of trainer.max_epochs. Milestones must lie within that length. Another class takes from the
+    preset what it knows: scheduler.factory._target_=torch.optim.lr_scheduler.ExponentialLR
+    +scheduler.factory.gamma=0.9"""
     interval: str = "epoch"
+    """What the schedule counts: epoch or step (of the optimiser)."""
     monitor: str | None = None
+    """Metric that a schedule watches which has no length, such as plateau."""
 
 
 @dataclass
@@ -226,7 +232,8 @@ class Config:
     inputs: list[str] = field(default_factory=list)
     """Files or folders for ``job=predict``."""
     ckpt_path: str | None = None
-    """Lightning checkpoint to resume the training of ``job=train`` from."""
+    """Lightning checkpoint to resume the training of ``job=train`` from; may be for longer, at another rate or under
+    another schedule, which is then followed from where it would be. Another optimizer or student is refused."""
     resume: str = "never"
     """auto: continue the newest unfinished run of the same configuration; never: start a new one."""
 

@@ -1,4 +1,4 @@
-"""Several batches of text that make one step: the mean over all their tokens, not the mean of their means."""
+"""Several batches that make one step: the mean over all their tokens or samples, not the mean of their means."""
 
 from __future__ import annotations
 
@@ -27,40 +27,56 @@ class TokenWeights:
 
     Exact for terms that are means over ``loss_mask``; a term that averages over something else, such as the samples of
     a batch, is weighted in the same way.
+
+    Batches without ``loss_mask`` (pictures, features) count by their samples, in units of the first one of a step:
+    where all are of a size and as many as there should be, as in every step but the last of an epoch, nothing changes.
     """
 
     def __init__(self) -> None:
         self._tokens: Tensor | None = None
+        self._unit, self._samples = 0, 0.0
 
     def weigh(self, loss: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """The loss of one of the batches, times the count of its tokens; as it is where the batch has no ``loss_mask``.
+        """The loss of one of the batches, times the count of its tokens, or of its samples.
 
         Args:
-            loss: Scalar, a mean over the tokens of the batch.
-            batch: ``loss_mask`` (B, T) is true where a token is learnt from.
+            loss: Scalar, a mean over the tokens or samples of the batch.
+            batch: ``loss_mask`` (B, T), where it has one, is true where a token is learnt from.
         """
         if "loss_mask" not in batch:
-            return loss
+            return self._by_samples(loss, batch)
         tokens = batch["loss_mask"].sum().to(loss.dtype) / _UNIT
         self._tokens = tokens if self._tokens is None else self._tokens + tokens
         weighted: Tensor = loss * tokens
         return weighted
 
+    def _by_samples(self, loss: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        size = next((len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim()), 1)
+        self._unit = self._unit or size
+        self._samples += size / self._unit
+        return loss if size == self._unit else loss * (size / self._unit)
+
     def settle(self, optimizer: Optimizer, batches: int) -> None:
-        """Divide the gradients by the tokens of all batches and processes.
+        """Divide the gradients by the tokens of all batches and processes, or by the samples of the batches.
 
         Args:
             optimizer: Whose parameters.
             batches: By how many each loss was divided (``accumulate_grad_batches``).
         """
+        samples, self._unit, self._samples = self._samples, 0, 0.0
         if self._tokens is None:
+            if samples not in (0, batches):
+                _scale(optimizer, torch.tensor(batches / samples))
             return
         tokens, self._tokens = self._tokens, None
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(tokens)
             batches *= torch.distributed.get_world_size()  # over which the gradients were averaged
-        factor = batches / tokens.clamp(min=1 / _UNIT)
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(factor.to(parameter.grad.dtype))
+        _scale(optimizer, batches / tokens.clamp(min=1 / _UNIT))
+
+
+def _scale(optimizer: Optimizer, factor: Tensor) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor.to(parameter.grad))

@@ -14,15 +14,16 @@ from torch.optim import Optimizer
 
 from kd_lightning.core.accumulation import TokenWeights
 from kd_lightning.core.calls import Batch, Signals
+from kd_lightning.core.course import check_weights
 from kd_lightning.core.follow import follow_all
 from kd_lightning.core.metrics import Evaluation, Evaluations
 from kd_lightning.core.modes import evaluating
-from kd_lightning.core.optim import OptimizerFactory, Scheduler, configure
+from kd_lightning.core.optim import Scheduler, configure
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.rollouts import Rollout
 from kd_lightning.core.schedules import Progress
-from kd_lightning.core.speed import fused
+from kd_lightning.core.speed import OptimizerFactory
 from kd_lightning.core.teaches import check_gradients, check_teaches
 from kd_lightning.core.terms import Objective, Stage, param_groups, shape_of
 
@@ -74,8 +75,7 @@ class Distiller(pl.LightningModule):
         self.facts = dict(facts)
         self.rollout = rollout
         self.channels_last = channels_last
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._optimizer, self._scheduler = optimizer, scheduler
         self._stage: Stage | None = None
         self._can_learn: set[str] = set()
         self._total_steps = 0
@@ -172,6 +172,10 @@ class Distiller(pl.LightningModule):
                 " trainer.max_epochs or trainer.max_steps."
             )
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse one of other nets."""
+        check_weights(self, checkpoint["state_dict"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: the weighted sum of the terms."""
         progress = self.progress
@@ -194,7 +198,7 @@ class Distiller(pl.LightningModule):
         return self.objective(lambda r: self._resolve(r, signals, batch, progress), progress)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Batches of text that make one step together count by their tokens."""
+        """Batches that make one step together count by their tokens or samples."""
         self._weights.settle(optimizer, self.trainer.accumulate_grad_batches)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -256,10 +260,7 @@ class Distiller(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One group per trainable role, then the losses' own."""
         roles = [{"params": [p for p in r.parameters() if p.requires_grad]} for r in self.roles.trainable.values()]
-        # Lightning refuses to clip the gradients of a fused optimiser under mixed precision.
-        clipped = self._trainer is not None and self._trainer.gradient_clip_val
-        optimizer = self._optimizer if clipped else fused(self._optimizer)
-        return configure([*roles, *param_groups(self.objective)], optimizer, self._scheduler)
+        return configure([*roles, *param_groups(self.objective)], self._optimizer, self._scheduler, self._trainer)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As a module does it, but for the name that Lightning writes around every hook, forty times a step."""

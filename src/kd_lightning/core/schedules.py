@@ -36,15 +36,17 @@ class LinearWarmup:
     Args:
         epochs: Length of the warm-up.
         value: Value after it.
+        first: Number of the first epoch: 0, in which the weight is 0 then, or 1, as some authors count.
     """
 
-    def __init__(self, epochs: int, value: float = 1.0) -> None:
+    def __init__(self, epochs: int, value: float = 1.0, first: int = 0) -> None:
         self.epochs = epochs
         self.value = value
+        self.first = first
 
     def __call__(self, progress: Progress) -> float:
         """The weight in this epoch."""
-        return self.value * min(progress.epoch / max(self.epochs, 1), 1.0)
+        return self.value * min((progress.epoch + self.first) / max(self.epochs, 1), 1.0)
 
 
 class Linear:

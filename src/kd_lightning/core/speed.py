@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch.optim import Optimizer
 
-from kd_lightning.core.optim import OptimizerFactory
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 # From glibc's malloc.h.

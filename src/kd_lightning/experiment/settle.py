@@ -17,7 +17,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kd_lightning.config.check import check_targets
-from kd_lightning.config.choices import published
+from kd_lightning.config.choices import fitting, laid_over, published
 from kd_lightning.config.command import Command
 from kd_lightning.config.roles import check_roles, key_of, node_of, table
 from kd_lightning.config.schema import Config, Method
@@ -133,6 +133,7 @@ def settle(command: Command) -> Settled:
     Raises:
         ValueError: A misspelt argument, roles that cannot be, or metrics that are not of the data's task.
     """
+    command = fitting(command)
     check_targets(command.raw)
     check_roles(command.settings)
     raw = copy.deepcopy(decided(command).raw)
@@ -218,6 +219,7 @@ def _laid_over(content: dict[str, Any], fit: dict[str, Any]) -> DictConfig:
         fit: The partial one.
     """
     content.update(seeds=None, ckpt_path=None, protocol="validation")
+    laid_over(content, fit)
     merged = OmegaConf.merge(OmegaConf.structured(Config), content, fit)
     assert isinstance(merged, DictConfig)
     return merged

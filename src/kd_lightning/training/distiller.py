@@ -16,6 +16,7 @@ from kd_lightning.cache.placement import place_role
 from kd_lightning.cache.store import SignalsOfAll, StoredSignals
 from kd_lightning.config import schema
 from kd_lightning.config.roles import TEACHER, frozen, table, with_serving
+from kd_lightning.config.schedule import of_run
 from kd_lightning.core.batch import first_rows
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.metrics import Evaluation
@@ -138,7 +139,7 @@ def _distiller(
         optimizer=instantiate(settings.optimizer),
         scheduler=None
         if scheduler.factory is None
-        else Scheduler(instantiate(scheduler.factory), scheduler.interval, scheduler.monitor),
+        else Scheduler(instantiate(of_run(scheduler, settings.trainer)), scheduler.interval, scheduler.monitor),
         evaluation=Evaluation(
             {str(name): instantiate(node) for name, node in metrics.metrics.items()}, dict(metrics.inputs)
         ),

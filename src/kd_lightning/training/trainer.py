@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from kd_lightning.config.schema import Config
 from kd_lightning.core.checkpoints import WholeCheckpoints
+from kd_lightning.core.course import Course
 from kd_lightning.core.speed import NoProfiler, keep_memory
 from kd_lightning.core.watch import Watch
 from kd_lightning.files.artifact import Part
@@ -38,7 +39,7 @@ def build_trainer(settings: Config, folder: Path, label: str, kind: Part) -> pl.
         for name, node in settings.callbacks.items()
         if node is not None and (name != "progress_bar" or settings.trainer.enable_progress_bar)
     ]
-    callbacks.append(Watch())
+    callbacks += [Watch(), Course()]
     if settings.trainer.ema is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=settings.trainer.ema))
     if settings.method.stages and options["strategy"] in ("ddp", "ddp_spawn"):
