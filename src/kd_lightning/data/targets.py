@@ -149,7 +149,9 @@ def class_numbers(labels: Sequence[Any], names: tuple[str, ...], given: tuple[st
 
 
 def without(labels: Iterable[Any], missing: Any) -> list[Any]:
-    """Labels, or lists of them, with None for those that are ``missing``: a value or a list of values."""
+    """Labels, or lists of them, with None for those that are ``missing``: a value, a list of values, or None."""
+    if missing is None:
+        return list(labels)
     values = list(missing) if isinstance(missing, (list, tuple)) else [missing]
     said = {str(value) for value in values}  # -1 is meant, whether the column holds numbers or texts
 

@@ -85,6 +85,17 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     assert "split extra is left out" in caplog.text
 
 
+def test_images_without_a_class_stay_unlabelled(tmp_path):
+    named = ClassLabel(names=["a", "b"])
+    made(labels=[0, 1, -1, 0, 1, None], label=named).save_to_disk(tmp_path / "named")
+    assert HFImages(str(tmp_path / "named"), image_size=8).load().targets.tolist() == [0, 1, -100, 0, 1, -100]
+    made(labels=[0, 1, 7, 0, 1, None], label=Value("int64")).save_to_disk(tmp_path / "numbers")
+    assert HFImages(str(tmp_path / "numbers"), image_size=8, missing=7).load().targets.max() == 1
+    made(labels=["a", "b", "?", "a", "", None], label=Value("string")).save_to_disk(tmp_path / "texts")
+    arrays = HFImages(str(tmp_path / "texts"), image_size=8, missing="?").load()
+    assert (arrays.class_names, arrays.targets.tolist()) == (("a", "b"), [0, 1, -100, 0, -100, -100])
+
+
 def test_lazy_fingerprint_is_that_of_the_files(saved, tmp_path):
     def fingerprint(root, size=8):
         return HFImages(str(root), image_size=size, in_memory_gb=0).load().fingerprint

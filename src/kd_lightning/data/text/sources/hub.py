@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kd_lightning.data.split import NAMES, split_called
 from kd_lightning.data.text.sources._columns import Columns, check_splits
 from kd_lightning.data.text.texts import Texts
+
+log = logging.getLogger(__name__)
 
 
 class HubText:
@@ -87,8 +91,13 @@ class HubText:
         """Which of the splits is what."""
         wanted: dict[str, str] = {}
         if self.splits is None:
-            wanted = {name: name for name in ("train", "validation", "test") if name in found}
-            wanted = wanted or {"train": found[0]}
+            for name in sorted(found, key=lambda name: name not in NAMES):
+                split = "train" if len(found) == 1 else split_called(name)
+                if split is not None and split not in wanted:
+                    wanted[split] = name
+            if others := [name for name in found if name not in wanted.values()]:
+                log.info("%s: left out: the splits %s; data.source.splits names them", self.name, ", ".join(others))
+            wanted = {split: wanted[split] for split in NAMES if split in wanted}
         else:
             wanted = {split: name for split, name in self.splits.items() if name is not None}
         check_splits(wanted)
