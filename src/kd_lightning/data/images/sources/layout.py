@@ -87,7 +87,8 @@ def pictures_beside(folder: Path) -> bool:
 
 def find_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
     """Pictures below ``folder``, and the other files; hidden ones left out."""
-    pictures, others = [], []
+    pictures: list[Path] = []
+    others: list[Path] = []
     for path in sorted(folder.rglob("*")):
         if not path.name.startswith(".") and path.is_file():
             (pictures if is_picture(path) else others).append(path)
