@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as pil
 
 from kd_lightning.data.images.sources.hf_images import HFImages
+from tests.data.images.hostile import EPS, huge_when_unpacked
 
 
 @pytest.fixture(autouse=True)
@@ -117,10 +118,11 @@ def test_columns_by_near_names(saved, columns, message):
 
 def test_broken_images_are_named(tmp_path):
     features = Features({"image": Value("binary"), "label": Value("int64")})
-    Dataset.from_dict({"image": [b"no picture"] * 2, "label": [0, 1]}, features=features).cast_column(
+    broken = [b"no picture", EPS.encode(), huge_when_unpacked(20_000)]
+    Dataset.from_dict({"image": broken, "label": [0, 1, 1]}, features=features).cast_column(
         "image", Image(decode=False)
     ).save_to_disk(tmp_path)
-    with pytest.raises(ValueError, match=r"2 broken images(.|\n)*row 1"):
+    with pytest.raises(ValueError, match=r"3 broken images(.|\n)*row 1 .*cannot identify.*\n.*decompression bomb"):
         HFImages(str(tmp_path), image_size=8).load()
 
 
