@@ -41,7 +41,7 @@ def as_size(size: int | Size | list[int]) -> Size:
 def decode(image: Image | str | Path, channels: int, image_size: int | Size, decode_size: int | None = None) -> Tensor:
     """Read an image as uint8 (channels, H, W): upright, in RGB or grey, resized and cut at the centre.
 
-    Floats are taken as shares of white where
+    What is transparent is seen on white, whatever colours lie hidden there. Floats are taken as shares of white where
     none is above 1, else as grey levels up to 255.
 
     Args:
@@ -67,6 +67,9 @@ def decode(image: Image | str | Path, channels: int, image_size: int | Size, dec
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         image = _shallow(image)
+    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
     image = image.convert("L" if channels == 1 else "RGB")
     height, width = as_size(image_size)
     factor = max(height / image.height, width / image.width)
