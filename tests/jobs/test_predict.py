@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 
 from kd_lightning import load_run
 from kd_lightning.deploy.student import ExportedStudent
+from tests.data.images.hostile import EPS, huge_when_unpacked
 from tests.jobs.finished import finished_run, pictures
 
 
@@ -56,7 +55,7 @@ def test_a_broken_picture_loses_nothing(finished, cli):
     files[2].write_text("no picture")
     Path("pictures/4.png").write_bytes(huge_when_unpacked(20_000))
     # PIL would start Ghostscript for it
-    Path("pictures/5.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    Path("pictures/5.png").write_text(EPS)
     outcome = cli("job=predict", f"run={finished}", "inputs=[pictures]", "predict.output=a.csv")
     assert outcome.code == 1
     assert "4 of 6 pictures could not be read" in outcome.text
@@ -66,17 +65,6 @@ def test_a_broken_picture_loses_nothing(finished, cli):
     assert all(f"{i}.png" in rows[i]["error"] for i in (1, 2, 4, 5))
     assert "decompression bomb" in rows[4]["error"]
     assert "cannot identify" in rows[5]["error"]
-
-
-def huge_when_unpacked(side):
-    """A PNG of a few bytes that says it has so many pixels a side."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from kd_lightning.data.arrays import fingerprint
+from kd_lightning.data.classes import tell_classes, unlabelled
 from kd_lightning.data.counter import fold_text
 from kd_lightning.data.loader import BatchDataset, EpochLoader, Signals
 from kd_lightning.data.sampler import Draw, EpochBatchSampler, count_views
-from kd_lightning.data.split import Pool, Split, default_fractions, load_split, make_split
+from kd_lightning.data.split import NAMES, Pool, Split, default_fractions, load_split, make_split
 from kd_lightning.data.targets import Target, find_target
 from kd_lightning.tasks.base import Task
 
 Batch = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 class SplitDataModule(LightningDataModule):
@@ -57,6 +61,7 @@ class SplitDataModule(LightningDataModule):
     weights: Tensor | None = None
     num_samples: int
     num_classes: int | None
+    vocab_size: int | None = None
     class_names: tuple[str, ...] = ()
     fingerprint: str = ""
     channels: int | None = None
@@ -204,6 +209,28 @@ class SplitDataModule(LightningDataModule):
         self._made = self._split = made
         self.num_samples = len(made.train)
         return made
+
+    def _tell(self, pool: Pool, more: Sequence[str] = ()) -> None:
+        """Say what there is: samples, classes, and what of it is without label or (``more``) of no use.
+
+        Raises:
+            ValueError: There is nothing to be told apart, or classes that nobody can learn.
+        """
+        assert self._split is not None
+        sizes = [f"{len(self._split[split])} {split}" for split in NAMES]
+        sizes += [f"{len(self.class_names)} classes"] if self.class_names else []
+        sizes += [f"vocabulary {self.vocab_size}"] if self.vocab_size else []
+        log.info("%s: %s, %s", self.name, ", ".join(sizes), self.task)
+        notes = list(more)
+        if self.target.column is not None:
+            targets = {split: self.targets(split) for split in NAMES}
+            if self.class_names:
+                held = {"validation": pool.validation, "test": pool.test}
+                official = [split for split, positions in held.items() if positions is not None]
+                tell_classes(self.name or "The data", self.target, targets, self.class_names, official)
+            notes.append(unlabelled(self.target, targets))
+        if any(notes):
+            log.info("%s: %s", self.name, "; ".join(note for note in notes if note))
 
     # ---- loaders
 

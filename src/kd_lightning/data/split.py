@@ -16,6 +16,22 @@ from kd_lightning.data.counter import fold_text, random_bits
 NAMES = ("train", "validation", "test")
 FILE_NAME = "split.safetensors"
 
+CALLED = {
+    "train": ("train", "training"),
+    "validation": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+"""What people call the splits, in small letters."""
+
+
+def split_called(name: str) -> str | None:
+    """The split that people mean by ``name``; None where it is none.
+
+    >>> split_called("Training"), split_called("cats")
+    ('train', None)
+    """
+    return next((split for split, known in CALLED.items() if name.lower() in known), None)
+
 
 class Pool(Protocol):
     """All samples of a data set, as far as splitting them is concerned; see ``Arrays``."""

@@ -53,7 +53,10 @@ class Target:
         wrong = (targets < 0) & (targets != IGNORE)
         if not targets.is_floating_point() and wrong.any():
             first = targets[wrong][0].item()
-            raise ValueError(f"{int(wrong.sum())} targets are negative (such as {first}); classes count from 0.")
+            raise ValueError(
+                f"{int(wrong.sum())} targets are negative (such as {first}); classes count from 0, and {IGNORE} stands"
+                " for a sample without one."
+            )
 
     def known(self, targets: Tensor) -> Tensor:
         """Which samples have a target, (N,) bool."""
@@ -99,29 +102,30 @@ def _values(labels: Sequence[Any], names: tuple[str, ...] | None) -> tuple[Tenso
 
 
 def _tags(labels: Sequence[Any], names: tuple[str, ...] | None) -> tuple[list[list[int]], tuple[str, ...]]:
-    found = class_names([tag for sentence in labels for tag in sentence], names)
-    return [class_numbers(sentence, found, names) for sentence in labels], found
+    # In lists of classes -100 says everywhere that a word has none.
+    told = [[None if tag == IGNORE else tag for tag in sentence] for sentence in labels]
+    found = class_names([tag for sentence in told for tag in sentence], names)
+    return [class_numbers(sentence, found, names) for sentence in told], found
 
 
 def class_names(labels: Iterable[Any], given: tuple[str, ...] | None) -> tuple[str, ...]:
     """The classes: as given, or every label that occurs, in order of value.
 
     Raises:
-        ValueError: No sample has a label, or a label is a number that is not whole.
+        ValueError: No sample has a label, or a label is a list or a number that is not whole.
     """
     if given is not None:
         return given
-    found = {label for label in labels if not _missing(label)}
+    found = {_name(label): label for label in labels if not _missing(label)}
     if not found:
         raise ValueError("No sample has a label. For text without labels take data.task=embedding or a language model.")
-    if broken := [label for label in found if isinstance(label, float) and label != int(label)]:
-        raise ValueError(f"Labels such as {broken[0]} are no classes; for numbers set data.task=regression.")
-    numeric = all(isinstance(label, (int, float)) for label in found)
-    return tuple(_name(label) for label in (sorted(found) if numeric else sorted(found, key=str)))
+    if all(isinstance(label, (int, float)) for label in found.values()):
+        return tuple(sorted(found, key=found.__getitem__))
+    return tuple(sorted(found))
 
 
 def class_numbers(labels: Sequence[Any], names: tuple[str, ...], given: tuple[str, ...] | None) -> list[int]:
-    """Class numbers of labels: by name, or where the names were given, integers as they are.
+    """Class numbers of labels: by name, or where the names were given, whole numbers as they are.
 
     Raises:
         ValueError: A label is none of the classes.
@@ -131,30 +135,57 @@ def class_numbers(labels: Sequence[Any], names: tuple[str, ...], given: tuple[st
     for label in labels:
         if _missing(label):
             numbers.append(IGNORE)
-        elif given is not None and isinstance(label, int):
-            numbers.append(int(label))
-        elif _name(label) in place:
-            numbers.append(place[_name(label)])
-        else:
-            raise ValueError(f"The label {label!r} is none of the classes {', '.join(names)}.")
-    if numbers and max(numbers) >= len(names):
-        raise ValueError(f"A label is {max(numbers)}, but there are only {len(names)} classes.")
+            continue
+        name = _name(label)
+        number = int(label) if given is not None and isinstance(label, (int, float)) else place.get(name, -1)
+        if not 0 <= number < len(names):
+            counted = f", numbered from 0: {', '.join(names[:8])}" if given is not None else ""
+            raise ValueError(
+                f"The label {label!r} is none of the {len(names)} classes{counted}. If it says that there is no label,"
+                f" set data.source.missing={label}."
+            )
+        numbers.append(number)
     return numbers
 
 
+def without(labels: Iterable[Any], missing: Any) -> list[Any]:
+    """Labels, or lists of them, with None for those that are ``missing``: a value, a list of values, or None."""
+    if missing is None:
+        return list(labels)
+    values = list(missing) if isinstance(missing, (list, tuple)) else [missing]
+    said = {str(value) for value in values}  # -1 is meant, whether the column holds numbers or texts
+
+    def one(label: Any) -> Any:
+        if isinstance(label, (list, tuple)):
+            return [one(part) for part in label]
+        return None if str(label) in said or (isinstance(label, float) and label in values) else label
+
+    return [one(label) for label in labels]
+
+
 def _missing(value: Any) -> bool:
-    """Whether a label says that there is none."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return True
-    return isinstance(value, (int, float)) and value < 0
+    """Whether a label says that there is none: an empty cell. What else does, the user says to the source."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _name(label: Any) -> str:
-    return str(int(label)) if isinstance(label, float) else str(label)
+    if isinstance(label, (list, tuple, dict, set)):
+        raise ValueError(
+            f"A label is a {type(label).__name__} ({label!r:.60}), but data.task=classification takes one class a"
+            " sample: give one label, or set data.source.words and data.source.tags for a class of every word"
+            " (data.task=token_classification)."
+        )
+    if not isinstance(label, float):
+        return str(label)
+    if not label.is_integer():
+        raise ValueError(f"Labels such as {label} are no classes; for numbers set data.task=regression.")
+    return str(int(label))
 
 
 def _number(value: Any) -> float:
-    if value is None or value == "":
+    if _missing(value):
         return math.nan
     try:
         return float(value)

@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as pil
 
 from kd_lightning.data.images.sources.hf_images import HFImages
+from tests.data.images.hostile import EPS, huge_when_unpacked
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,17 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     assert "split extra is left out" in caplog.text
 
 
+def test_images_without_a_class_stay_unlabelled(tmp_path):
+    named = ClassLabel(names=["a", "b"])
+    made(labels=[0, 1, -1, 0, 1, None], label=named).save_to_disk(tmp_path / "named")
+    assert HFImages(str(tmp_path / "named"), image_size=8).load().targets.tolist() == [0, 1, -100, 0, 1, -100]
+    made(labels=[0, 1, 7, 0, 1, None], label=Value("int64")).save_to_disk(tmp_path / "numbers")
+    assert HFImages(str(tmp_path / "numbers"), image_size=8, missing=7).load().targets.max() == 1
+    made(labels=["a", "b", "?", "a", "", None], label=Value("string")).save_to_disk(tmp_path / "texts")
+    arrays = HFImages(str(tmp_path / "texts"), image_size=8, missing="?").load()
+    assert (arrays.class_names, arrays.targets.tolist()) == (("a", "b"), [0, 1, -100, 0, -100, -100])
+
+
 def test_lazy_fingerprint_is_that_of_the_files(saved, tmp_path):
     def fingerprint(root, size=8):
         return HFImages(str(root), image_size=size, in_memory_gb=0).load().fingerprint
@@ -106,10 +118,11 @@ def test_columns_by_near_names(saved, columns, message):
 
 def test_broken_images_are_named(tmp_path):
     features = Features({"image": Value("binary"), "label": Value("int64")})
-    Dataset.from_dict({"image": [b"no picture"] * 2, "label": [0, 1]}, features=features).cast_column(
+    broken = [b"no picture", EPS.encode(), huge_when_unpacked(20_000)]
+    Dataset.from_dict({"image": broken, "label": [0, 1, 1]}, features=features).cast_column(
         "image", Image(decode=False)
     ).save_to_disk(tmp_path)
-    with pytest.raises(ValueError, match=r"2 broken images(.|\n)*row 1"):
+    with pytest.raises(ValueError, match=r"3 broken images(.|\n)*row 1 .*cannot identify.*\n.*decompression bomb"):
         HFImages(str(tmp_path), image_size=8).load()
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from kd_lightning.data.images.module import KDDataModule
 from kd_lightning.data.images.sources.image_folder import ImageFolder
+from tests.data.images.hostile import EPS, huge_when_unpacked
 
 
 def write(path, colour=(255, 0, 0), size=(12, 10)):
@@ -132,6 +133,26 @@ def test_a_lazy_set_checks_first_bytes_at_once_and_names_the_rest_when_read(tmp_
     arrays = ImageFolder(str(tmp_path), 8, in_memory_gb=0).load()
     with pytest.raises(ValueError, match=r"1 broken images(.|\n)*bee/0\.png"):
         arrays.inputs.read(torch.arange(5))
+
+
+@pytest.mark.parametrize("in_memory_gb", [1, 0])
+def test_hostile_pictures_are_named_and_start_nothing(tmp_path, monkeypatch, in_memory_gb):
+    make(tmp_path)
+    (tmp_path / "ant" / "eps.png").write_text(EPS)
+    (tmp_path / "ant" / "bomb.png").write_bytes(huge_when_unpacked(20_000))
+    (tmp_path / "bee" / "eps").write_text(EPS)  # without ending it is no picture
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("Ghostscript was started"))
+    with pytest.raises(ValueError, match="2 broken images") as caught:
+        ImageFolder(str(tmp_path), 8, in_memory_gb=in_memory_gb).load()
+    assert "decompression bomb" in str(caught.value)
+    assert "cannot identify" in str(caught.value)
+
+
+def test_a_line_that_would_be_huge_when_it_is_resized(tmp_path):
+    make(tmp_path)
+    Image.new("L", (1, 30_000)).save(tmp_path / "ant" / "line.png")
+    with pytest.raises(ValueError, match=r"line\.png .*1 x 30000 pixels would become 128 x 3840000"):
+        ImageFolder(str(tmp_path), 128).load()
 
 
 def test_many_broken_images_are_counted_in_full(tmp_path):

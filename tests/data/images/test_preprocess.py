@@ -42,6 +42,41 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     assert decode(path, 1, 4).unique().tolist() == [128]
 
 
+@pytest.mark.parametrize(("white", "expected"), [(1.0, [0, 64, 128, 255]), (255.0, [0, 64, 128, 255])])
+def test_floats_are_scaled_not_clipped(tmp_path, white, expected):
+    values = np.array([[0, 0.25], [0.5, 1]], np.float32) * white
+    Image.fromarray(values).save(tmp_path / "x.tiff")
+    assert decode(tmp_path / "x.tiff", 1, 2).flatten().tolist() == expected
+    assert decode(tmp_path / "x.tiff", 3, 2)[2].flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("value", [-0.5, 300.0, float("nan")])
+def test_floats_that_are_no_grey_are_refused(tmp_path, value):
+    Image.fromarray(np.array([[0, value]], np.float32)).save(tmp_path / "x.tiff")
+    with pytest.raises(ValueError, match=r"x\.tiff cannot be read as a picture: its values go from"):
+        apply_preprocessing(tmp_path / "x.tiff", settings(image_size=2))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_under_alpha_are_not_seen(tmp_path, mode, channels):
+    seen = []
+    for hidden in (0, 255):
+        image = Image.new("RGBA", (4, 4), (hidden, hidden, hidden, 0))
+        image.paste((90, 90, 90, 255), (0, 0, 2, 4))
+        image = image.convert(mode)
+        if mode == "P":
+            image = Image.new("P", (4, 4), 0)
+            image.putpalette([hidden] * 3 + [90] * 3)
+            image.paste(1, (0, 0, 2, 4))
+            image.info["transparency"] = 0
+        image.save(tmp_path / "x.png")
+        seen.append(decode(tmp_path / "x.png", channels, 4))
+    assert torch.equal(*seen)
+    assert seen[0][:, :, :2].unique().tolist() == [90]
+    assert seen[0][:, :, 2:].unique().tolist() == [255]
+
+
 def test_same_size_is_untouched():
     image = picture(8, 8)
     assert torch.equal(decode(image, 3, 8), torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1))

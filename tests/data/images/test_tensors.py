@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from kd_lightning.data.images.module import KDDataModule
 from kd_lightning.data.images.sources.digits import Digits
 from kd_lightning.data.images.sources.synthetic import Synthetic
 from kd_lightning.data.images.sources.tensors import Tensors
@@ -49,6 +50,13 @@ def test_official_splits_and_own_names(tmp_path):
         ((6, 3, 5, 4), (6, 3, 5, 4)),
         ((6, 5, 4, 3), (6, 3, 5, 4)),
         ((6, 3, 5, 3), (6, 3, 5, 3)),
+        ((6, 8, 8, 4), (6, 4, 8, 8)),
+        ((6, 8, 8, 2), (6, 2, 8, 8)),
+        ((6, 4, 8, 8), (6, 4, 8, 8)),
+        ((6, 4, 5, 4), (6, 4, 5, 4)),
+        ((6, 64, 4, 4), (6, 64, 4, 4)),
+        ((6, 64, 3, 3), (6, 64, 3, 3)),
+        ((6, 64, 1, 1), (6, 64, 1, 1)),
     ],
 )
 def test_images_become_channels_first(tmp_path, shape, expected):
@@ -56,6 +64,26 @@ def test_images_become_channels_first(tmp_path, shape, expected):
     assert arrays.inputs.shape == expected
     assert arrays.inputs.dtype == torch.uint8
     assert arrays.inputs.is_contiguous()
+
+
+def test_a_shape_that_may_be_both_needs_a_word(tmp_path):
+    x = np.arange(6 * 8 * 7 * 4, dtype=np.uint8).reshape(6, 8, 7, 4)
+    with pytest.raises(ValueError, match=r"4 channels of 8 x 7 pixels, or 8 of 7 x 4\? .*layout=NHWC or NCHW"):
+        npz(tmp_path, x=x, y=Y).load()
+    for layout, expected in (("NHWC", x.transpose(0, 3, 1, 2)), ("NCHW", x)):
+        arrays = Tensors("a.npz", root=str(tmp_path), layout=layout).load()
+        assert torch.equal(arrays.inputs, torch.from_numpy(np.ascontiguousarray(expected)))
+    with pytest.raises(ValueError, match="must be NCHW, NHWC or null, got HWC"):
+        Tensors("a.npz", layout="HWC")
+
+
+def test_numbers_that_are_no_classes_are_refused(tmp_path):
+    y = np.array([0, 1, 10_000_002] * 20)
+    source = npz(tmp_path, x=np.zeros((60, 2), np.float32), y=y)
+    with pytest.raises(ValueError, match=r"10000003 classes, but only 3 different ones occur.*data\.num_classes"):
+        KDDataModule(source).prepare()
+    npz(tmp_path, x=np.zeros((60, 2), np.float32), y=np.where(y > 1, 150, y))
+    assert KDDataModule(source, num_classes=151).facts["num_classes"] == 151
 
 
 @pytest.mark.parametrize(

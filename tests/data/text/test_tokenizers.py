@@ -42,7 +42,7 @@ def test_a_saved_tokenizer_is_read_by_transformers(tmp_path, factory):
 
 def test_bpe_is_trained_on_the_training_split_alone_and_kept(tmp_path, monkeypatch, caplog):
     texts = [*TEXTS, *["zyxwvut zyxwvut zyxwvut"] * 20]
-    source = Given(texts, label=[0] * 80, test=torch.arange(60, 80))
+    source = Given(texts, label=[0, 1] * 40, test=torch.arange(60, 80))
     data = module(source, tmp_path, BPE(vocab_size=285))
     data.prepare()
     assert len(data.tokenizer) == data.facts["vocab_size"] == 285

@@ -48,10 +48,27 @@ def find_facts(arrays: Arrays, num_classes: int | None) -> Facts:
     classes = int(arrays.targets.max()) + 1
     names = arrays.class_names
     if names is None:
+        if num_classes is None:
+            _check_numbers(arrays.targets)
         names = tuple(str(i) for i in range(max(classes, num_classes or 0, 1)))
     if classes > len(names):
         raise ValueError(f"A target is {classes - 1}, but there are only {len(names)} classes.")
     return Facts(len(names), shape[0], size, names)
+
+
+def _check_numbers(targets: Tensor) -> None:
+    """Refuse classes of which nearly all numbers never occur: they are no numbers of classes.
+
+    Raises:
+        ValueError: With how many occur, and up to which number.
+    """
+    found = torch.unique(targets[targets >= 0])
+    classes = int(found[-1]) + 1 if len(found) else 0
+    if classes > 10 * len(found) and classes > 100:
+        raise ValueError(
+            f"Targets go up to {classes - 1}, which would be {classes} classes, but only {len(found)} different ones"
+            f" occur. Number the classes from 0, without gaps, or set data.num_classes={classes}."
+        )
 
 
 def check_facts(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,8 +18,6 @@ from kd_lightning.data.images.facts import check_facts, check_statistics, find_f
 from kd_lightning.data.images.preprocess import Size, normalise, to_float
 from kd_lightning.data.loader import EpochLoader, Signals, SplitDataset
 from kd_lightning.tasks.registry import find_task
-
-log = logging.getLogger(__name__)
 
 SMALL = 2**30
 """Bytes of a set that a GPU keeps unasked: CIFAR takes 0.2 GiB."""
@@ -132,8 +129,7 @@ class KDDataModule(SplitDataModule):
         self._measure(arrays, split.train)
         self._arrays = arrays
         self.fingerprint, self.decode_size = arrays.fingerprint, arrays.decode_size
-        sizes = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
-        log.info("%s: %s, %d classes", self.name, sizes, self.num_classes)
+        self._tell(arrays)
 
     @property
     def arrays(self) -> Arrays:

@@ -18,6 +18,9 @@ Size = tuple[int, int]
 # no business here.
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
+MOST_PIXELS = 178_956_970
+"""Of a picture that was resized, as PIL has it for one that is opened: a line of 1 x 30,000 pixels grows far beyond."""
+
 
 def open_picture(source: str | Path | IO[bytes]) -> ImageFile:
     """A picture file, opened as one of ``KINDS``; nothing of it is unpacked yet.
@@ -38,6 +41,9 @@ def as_size(size: int | Size | list[int]) -> Size:
 def decode(image: Image | str | Path, channels: int, image_size: int | Size, decode_size: int | None = None) -> Tensor:
     """Read an image as uint8 (channels, H, W): upright, in RGB or grey, resized and cut at the centre.
 
+    What is transparent is seen on white, whatever colours lie hidden there. Floats are taken as shares of white where
+    none is above 1, else as grey levels up to 255.
+
     Args:
         image: Picture or path.
         channels: 1 (grey) or 3 (RGB).
@@ -46,7 +52,8 @@ def decode(image: Image | str | Path, channels: int, image_size: int | Size, dec
             that the picture covers ``image_size``.
 
     Raises:
-        OSError and others of PIL: The file is missing or broken.
+        OSError and others of PIL: The file is missing or broken, has values that are no grey levels, or would be huge
+            when it is resized.
         ValueError: ``channels`` is neither 1 nor 3.
     """
     from PIL import Image as pil
@@ -58,20 +65,41 @@ def decode(image: Image | str | Path, channels: int, image_size: int | Size, dec
         with open_picture(image) as opened:
             return decode(opened, channels, image_size, decode_size)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bit: PIL would clip to 255 instead of scaling
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _shallow(image)
+    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
     image = image.convert("L" if channels == 1 else "RGB")
     height, width = as_size(image_size)
     factor = max(height / image.height, width / image.width)
     if decode_size is not None:
         factor = max(factor, decode_size / min(image.height, image.width))
     size = (max(width, round(image.width * factor)), max(height, round(image.height * factor)))
+    if size[0] * size[1] > MOST_PIXELS:
+        raise OSError(
+            f"{image.width} x {image.height} pixels would become {size[0]} x {size[1]} to cover {width} x {height}"
+        )
     if size != image.size:
         image = image.resize(size, pil.Resampling.BILINEAR)  # smooths when it shrinks
     left, top = (image.width - width) // 2, (image.height - height) // 2
     image = image.crop((left, top, left + width, top + height))
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+def _shallow(image: Image) -> Image:
+    """A picture of floats or 16 bits in 8 bits, which PIL itself would clip instead of scaling."""
+    kind, most = (torch.float32, 255) if image.mode == "F" else (torch.int32, 65_535)
+    image = image if image.mode == "F" else image.convert("I")
+    values = torch.frombuffer(bytearray(image.tobytes()), dtype=kind)
+    low, high = float(values.min()), float(values.max())  # nan where one is
+    if not 0 <= low <= high <= most:
+        raise OSError(f"its values go from {low:g} to {high:g}; expected 0 to 1 or 255 of floats, else 0 to 65535")
+    if image.mode == "F":
+        scale = 255 if high <= 1 else 1
+        return image.point(lambda value: value * scale + 0.5).convert("L")
+    return image.point(lambda value: value * (1 / 257)).convert("L")
 
 
 def normalise(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def _sequences(texts: Texts, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, 
     )
     types: Any = found["token_type_ids"] if second is not None else None
     tokens: Any = found["input_ids"]
-    return make_rows(tokens, chunk.tolist(), types=types)
+    return make_rows(tokens, chunk.tolist(), cut=_cut(found), types=types)
 
 
 def _words(samples: Samples, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> Rows:
@@ -99,7 +99,12 @@ def _words(samples: Samples, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, 
         places = encoded.word_ids(row)
         first = [place is not None and place != before for place, before in zip(places, [None, *places], strict=False)]
         labels.append([found[p] if new else IGNORE for p, new in zip(places, first, strict=True)])
-    return make_rows(encoded["input_ids"], chunk.tolist(), labels=labels)
+    return make_rows(encoded["input_ids"], chunk.tolist(), cut=_cut(encoded), labels=labels)
+
+
+def _cut(encoded: Any) -> int:
+    """How many texts were longer than what was read of them."""
+    return sum(bool(one.overflowing) for one in encoded.encodings or ())
 
 
 def spaced(words: Sequence[str], tokenizer: Any) -> list[str]:
@@ -136,15 +141,16 @@ def _causal(texts: Texts, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, lay
     prompts: list[list[int]] | None = None
     if texts.prompt is not None:
         prompts = ids(tokenizer, [fill(tokenizer, layout.template, prompt) for prompt in pick(texts.prompt, chunk)])
-    tokens, sizes = [], []
+    tokens, sizes, cut = [], [], 0
     for row, response in enumerate(responses):
         prompt = prompts[row] if prompts is not None else []
         room = layout.max_length - len(start)
         keep = max(room - len(response) - 1, layout.max_length // 2 - len(start))
+        cut += len(prompt) + len(response) + 1 > room
         prompt = prompt[max(0, len(prompt) - keep) :]
         tokens.append([*start, *prompt, *[*response, *end][: room - len(prompt)]])
         sizes.append(len(start) + len(prompt))
-    return make_rows(tokens, chunk.tolist(), sizes if prompts is not None else None)
+    return make_rows(tokens, chunk.tolist(), sizes if prompts is not None else None, cut)
 
 
 def fill(tokenizer: Any, template: str | None, prompt: str) -> str:

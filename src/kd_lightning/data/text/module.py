@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from kd_lightning.data.text.batches import Form, TextDataset, make_form
 from kd_lightning.data.text.choices import check_choices, check_found
 from kd_lightning.data.text.encode import LANGUAGE_MODELS, Layout, check_layout, count_classes
 from kd_lightning.data.text.labels import Samples, label_samples
+from kd_lightning.data.text.notes import notes
 from kd_lightning.data.text.rows import Rows
 from kd_lightning.data.text.splits import Encoder
 from kd_lightning.data.text.teacher_tokens import TeacherTokens
@@ -28,8 +28,6 @@ from kd_lightning.tasks.registry import find_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-log = logging.getLogger(__name__)
 
 
 class TextDataModule(SplitDataModule):
@@ -134,10 +132,11 @@ class TextDataModule(SplitDataModule):
         """
         if self._form is not None:
             return
-        texts = self.source.load()
-        if self.drop_duplicates:
-            texts = without_duplicates(texts)
+        found = self.source.load()
+        texts = without_duplicates(found) if self.drop_duplicates else found
+        duplicates = len(found) - len(texts)
         samples = label_samples(texts, self.task)
+        texts = samples.texts
         documents = self._set_split(samples)
         corpus = partial(training_corpus, texts, documents.train)
         tokenizer = self.factory.build(corpus, self.cache_dir)
@@ -156,8 +155,7 @@ class TextDataModule(SplitDataModule):
             mask_seed=fold_text(self.seed, "mask"),
             mask_probability=self.mask_probability,
         )
-        sizes = ", ".join(f"{len(self._rows.get(name, ()))} {name}" for name in NAMES)
-        log.info("%s: %s, %s, vocabulary %d", self.name, self.task, sizes, self.vocab_size)
+        self._tell(samples, notes(samples, self._rows, duplicates, layout.max_length))
 
     def _layout(self, samples: Samples, tokenizer: PreTrainedTokenizerBase) -> Layout:
         length = row_length(self.max_length, tokenizer.model_max_length)

@@ -59,7 +59,7 @@ def pack_rows(rows: Rows, capacity: int) -> Rows:
         )
         segments.append([number for number, piece in enumerate(pieces, 1) for _ in piece])
         samples.append(of[members[0]] if len(members) == 1 else -1)
-    return make_rows(tokens, samples, learn=learn, segments=segments)
+    return make_rows(tokens, samples, cut=rows.cut, learn=learn, segments=segments)
 
 
 def restarting_positions(segments: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+CUT = "cut"  # under this name the file says how many samples were cut
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -26,6 +28,7 @@ class Rows:
             ``learn`` and ``segments`` (of packed rows: which tokens are learnt, which sample they are of, from 1).
         prompts: How many tokens of a row, from its start, are the prompt, (R,) int64; or None.
         samples: Which sample a row is of, as a position in the pool; -1 where it is of several, (R,) int64.
+        cut: How many samples did not fit into a row, so that a part of them is lost.
     """
 
     tokens: Tensor
@@ -33,6 +36,7 @@ class Rows:
     samples: Tensor
     prompts: Tensor | None = None
     columns: dict[str, Tensor] = field(default_factory=dict)
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -72,6 +76,7 @@ def make_rows(
     tokens: Sequence[Sequence[int]],
     samples: Sequence[int],
     prompts: Sequence[int] | None = None,
+    cut: int = 0,
     **columns: Sequence[Sequence[int]] | None,
 ) -> Rows:
     """Rows of lists."""
@@ -83,6 +88,7 @@ def make_rows(
         torch.tensor(samples, dtype=torch.int64),
         None if prompts is None else torch.tensor(prompts, dtype=torch.int64),
         {name: _flat(values) for name, values in columns.items() if values is not None},
+        cut,
     )
 
 
@@ -101,6 +107,7 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
         torch.cat([part.samples for part in parts]),
         torch.cat(prompts) if len(prompts) == len(parts) else None,
         {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns},
+        sum(part.cut for part in parts),
     )
 
 
@@ -108,7 +115,8 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
 
 
 def cached_rows(path: Path, make: Callable[[], Rows]) -> Rows:
-    """The rows of a file, mapped into memory; made, and written, where it is absent or damaged."""
+    """The rows of a file, mapped into memory; made, and written, where it is absent, damaged, or does not say yet how
+    many samples were cut."""
     try:
         return _read(path)
     except FileNotFoundError:
@@ -145,21 +153,25 @@ def _write(path: Path, rows: Rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     tensors = _tensors(rows)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"crc32": _checksum(tensors)})
+    said = {"crc32": _checksum(tensors), CUT: str(rows.cut)}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=said)
     os.replace(partial, path)
 
 
 def _read(path: Path) -> Rows:
-    """Raises ValueError or KeyError where the file is damaged."""
+    """Raises ValueError or KeyError where the file is damaged, FileNotFoundError where it is one of before."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-            expected = (file.metadata() or {}).get("crc32")
+            said = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    if _checksum(tensors) != expected:
+    if _checksum(tensors) != said.get("crc32"):
         raise ValueError("its checksum is wrong")
+    if CUT not in said:
+        raise FileNotFoundError(path)
     columns = {n.removeprefix("column."): tensors[n] for n in tensors if n.startswith("column.")}
-    return Rows(tensors["tokens"], tensors["offsets"], tensors["samples"], tensors.get("prompts"), columns)
+    flat = (tensors["tokens"], tensors["offsets"], tensors["samples"], tensors.get("prompts"))
+    return Rows(*flat, columns, int(said[CUT]))

@@ -23,7 +23,7 @@ class Texts:
         pair: Second texts of sentence pairs.
         prompt: What comes before ``text`` and is not learnt, for causal_lm.
         words: The words of each text, for token_classification.
-        label: A class (any value) or a number for each text; None, "" and negative integers mean unlabelled.
+        label: A class (any value) or a number for each text; None and "" mean that it has none.
         tags: A class for each word of each text.
         class_names: Names of the classes where labels are their numbers; None to take the labels that occur.
         test: Positions of the official test split, (n,) int64; None where there is none.

@@ -93,17 +93,17 @@ class _Side:
             found.append((torch.tensor([*encoded.ids, self.tokenizer.eos_token_id]), ends))
         return found
 
-    def lead(self, prompt: str | None, response: int) -> list[int]:
+    def lead(self, prompt: str | None, response: int) -> tuple[list[int], bool]:
         """What stands before a response of so many tokens: start and prompt, whose beginning gives way where it is too
-        long, down to half of the row."""
+        long, down to half of the row; and whether it was."""
         if prompt is None:
-            return self.start
+            return self.start, False
         filled = fill(self.tokenizer, self.layout.template, prompt)
         tokens: list[int] = self.backend.encode(filled, add_special_tokens=False).ids
         start = self.own_start if tokens else self.start
         room = self.layout.max_length - len(start)
         keep = max(room - response, self.layout.max_length // 2 - len(start))
-        return [*start, *tokens[max(0, len(tokens) - keep) :]]
+        return [*start, *tokens[max(0, len(tokens) - keep) :]], len(tokens) > keep
 
 
 Sides = tuple[_Side, ...]
@@ -128,12 +128,16 @@ def _texts(texts: Texts, chunk: Tensor, sides: Sides) -> tuple[Rows, Rows]:
     tokens: tuple[list[Any], list[Any]] = ([], [])
     ends: tuple[list[Any], list[Any]] = ([], [])
     sizes: tuple[list[int], list[int]] = ([], [])
+    cut = 0
     for row, prompt in enumerate(prompts):
         pieces = [response[row] for response in responses]
-        leads = [side.lead(prompt, len(own[0])) for side, own in zip(sides, pieces, strict=True)]
+        leads, shortened = zip(
+            *(side.lead(prompt, len(own[0])) for side, own in zip(sides, pieces, strict=True)), strict=True
+        )
         rooms = [side.layout.max_length - len(lead) for side, lead in zip(sides, leads, strict=True)]
         counts = _shared(pieces)[1]
         fit = _fitting(counts, rooms)
+        cut += any(shortened) or fit < len(counts[0])
         for i, (lead, (found, until)) in enumerate(zip(leads, pieces, strict=True)):
             count = int(counts[i][fit - 1]) if fit else 0
             tokens[i].append([*lead, *found[:count].tolist()])
@@ -141,7 +145,7 @@ def _texts(texts: Texts, chunk: Tensor, sides: Sides) -> tuple[Rows, Rows]:
             sizes[i].append(len(lead))
     whole = texts.prompt is None
     ours, theirs = (
-        make_rows(tokens[i], chunk.tolist(), None if whole else sizes[i], ends=ends[i]) for i in range(len(sides))
+        make_rows(tokens[i], chunk.tolist(), None if whole else sizes[i], cut, ends=ends[i]) for i in range(len(sides))
     )
     return ours, theirs
 

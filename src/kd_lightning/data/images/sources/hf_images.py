@@ -16,10 +16,10 @@ from torch import Tensor
 from kd_lightning.data.arrays import Arrays, fingerprint
 from kd_lightning.data.images.facts import chunks
 from kd_lightning.data.images.preprocess import Size, as_size, decode, open_picture
+from kd_lightning.data.split import split_called
+from kd_lightning.data.targets import IGNORE, class_names, class_numbers, without
 
 log = logging.getLogger(__name__)
-
-_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
 class HFRows:
@@ -72,6 +72,8 @@ class HFImages:
         config: The configuration, where a set on the hub has several.
         image: Column of the images.
         label: Column of the classes: whole numbers, or names.
+        missing: A class, or a list of classes, that says that an image has none, as nothing does; where the data set
+            names its classes, or a split that is not ``train`` has nothing else, -1 always does.
         image_size: Height and width in pixels.
         decode_size: Shorter side before the centre crop, such as 256 for 224; None for no more than is cut away.
         channels: 3 (RGB) or 1 (grey).
@@ -84,6 +86,7 @@ class HFImages:
         config: str | None = None,
         image: str = "image",
         label: str = "label",
+        missing: Any = None,
         image_size: int | Size = 224,
         decode_size: int | None = None,
         channels: int = 3,
@@ -95,7 +98,7 @@ class HFImages:
             raise ValueError(f"hf_images: decode_size={decode_size} is smaller than image_size={image_size}.")
         self.root, self.config, self.image, self.label = root, config, image, label
         self.size, self.decode_size, self.channels = as_size(image_size), decode_size, channels
-        self.in_memory_gb = in_memory_gb
+        self.in_memory_gb, self.missing = in_memory_gb, missing
 
     def load(self) -> Arrays:
         """Read the classes, and the images where they fit into memory.
@@ -110,8 +113,8 @@ class HFImages:
         for split in splits.values():
             self._check_columns(split)
         names = self._class_names(splits)
-        targets = {name: self._targets(split, names) for name, split in splits.items()}
-        for name in [name for name, classes in targets.items() if name != "train" and bool((classes < 0).all())]:
+        targets = {name: self._targets(name, split, names) for name, split in splits.items()}
+        for name in [name for name, found in targets.items() if name != "train" and bool((found == IGNORE).all())]:
             log.info("%s: the split %s has no classes and is left out", self.root, name)
             del splits[name], targets[name]
         joined = concatenate_datasets([split.select_columns([self.image]) for split in splits.values()])
@@ -140,7 +143,7 @@ class HFImages:
         found = self._open()
         known: dict[str, Any] = {}
         for name, split in found.items():
-            ours = "train" if len(found) == 1 else _SPLITS.get(str(name))
+            ours = "train" if len(found) == 1 else split_called(str(name))
             if ours is None or ours in known:
                 log.info("%s: the split %s is left out (train, validation and test are used)", self.root, name)
             elif len(split):
@@ -184,21 +187,23 @@ class HFImages:
         if isinstance(feature, ClassLabel):
             return tuple(feature.names)
         if getattr(feature, "dtype", None) in ("string", "large_string"):
-            return tuple(sorted(set(splits["train"].unique(self.label)) - {None}))
+            return class_names(without(splits["train"].unique(self.label), self.missing), None)
         return None
 
-    def _targets(self, split: Any, names: tuple[str, ...] | None) -> Tensor:
-        values = split.with_format(None)[self.label][:]
-        if names is not None and any(isinstance(value, str) for value in values):
-            if unknown := sorted({str(value) for value in values} - set(names)):
-                raise ValueError(f"{self.root}: classes that are not in the split train: {', '.join(unknown[:5])}.")
-            numbers = {name: number for number, name in enumerate(names)}
-            values = [numbers[value] for value in values]
-        if wrong := [value for value in values if not isinstance(value, int) or isinstance(value, bool)]:
+    def _targets(self, name: str, split: Any, names: tuple[str, ...] | None) -> Tensor:
+        from datasets import ClassLabel
+
+        values = without(split.with_format(None)[self.label][:], self.missing)
+        numbered = isinstance(split.features[self.label], ClassLabel)
+        if numbered or (name != "train" and all(value in (-1, None) for value in values)):
+            values = [None if value == -1 else value for value in values]
+        if names is not None:
+            return torch.tensor(class_numbers(values, names, names if numbered else None), dtype=torch.int64)
+        if wrong := [value for value in values if value is not None and type(value) is not int]:
             raise ValueError(
                 f"{self.root}: column '{self.label}' holds {wrong[0]!r}; expected whole numbers or names of classes."
             )
-        return torch.tensor(values, dtype=torch.int64)
+        return torch.tensor([IGNORE if value is None else value for value in values], dtype=torch.int64)
 
     def _decoded(self, rows: HFRows) -> Tensor:
         kept = torch.empty(rows.shape, dtype=torch.uint8)

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from kd_lightning.data.arrays import Arrays, Inputs, fingerprint
 from kd_lightning.data.images.preprocess import Size, as_size, decode, open_picture
+from kd_lightning.data.images.sources.layout import EXTENSIONS, find_pictures, find_splits, subfolders
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 _NAMED = 20  # so many broken files are named in full
 
 
@@ -69,6 +68,9 @@ class ImageFiles:
 
 class ImageFolder:
     """One folder a class, below ``train/`` and optionally ``val/`` and ``test/``, or directly below ``root``.
+
+    Splits may also be called ``Training``, ``VALID``, ``Testing`` and the like. Pictures are known by their ending, and
+    files with none, or another, by their first bytes.
 
     Images are resized, cut at the centre and kept as uint8 in memory where that takes no more than ``in_memory_gb``.
     A larger set is decoded in the loader's workers; then only the first bytes of every file are checked at the start
@@ -135,33 +137,30 @@ class ImageFolder:
 
     def _find(self) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
         """Class names, and per split the files with their classes."""
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"No folder {self.root.absolute()}; set data.root to a folder with one per class.")
-        folders = {
-            split: self.root / name for split, known in _SPLITS.items() for name in known if _folders(self.root / name)
-        }
-        if "train" not in folders and folders:
-            raise ValueError(
-                f"{self.root} has {', '.join(f.name for f in folders.values())}/ but no train/ with classes."
-            )
-        if not folders:
-            folders = {"train": self.root}
-        names = [folder.name for folder in _folders(folders["train"])]
+        folders = find_splits(self.root)
+        names = [folder.name for folder in subfolders(folders["train"])]
         files: dict[str, list[tuple[Path, int]]] = {}
+        strange: list[Path] = []
         for split, folder in folders.items():
             files[split] = []
-            for part in _folders(folder):
+            empty = []
+            for part in subfolders(folder):
                 if part.name not in names:
                     raise ValueError(f"{part}: there is no class '{part.name}' in {folders['train']}.")
-                paths = sorted(p for p in part.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-                if not paths and any(_images(other) for other in _folders(folder)):
-                    raise ValueError(f"The class folder {part} holds no images; fill it or remove it.")
+                paths, others = find_pictures(part)
+                strange += others
+                empty += [] if paths else [part]
                 files[split] += [(path, names.index(part.name)) for path in paths]
             if not files[split]:
                 raise FileNotFoundError(
-                    f"No images in {folder.absolute()}; expected one folder per class, with files that end in "
-                    f"{', '.join(EXTENSIONS)}."
+                    f"No images in {folder.absolute()}; expected one folder per class, with files such as"
+                    f" {', '.join(EXTENSIONS)}, or without ending."
                 )
+            if empty:
+                raise ValueError(f"The class folder {empty[0]} holds no images; fill it or remove it.")
+        if strange:
+            listed = ", ".join(path.name for path in strange[:5]) + (", ..." if len(strange) > 5 else "")
+            log.info("%s: left out: %d files that are no pictures (%s)", self.root, len(strange), listed)
         return names, files
 
     def _check(self, images: ImageFiles, in_memory: bool) -> tuple[Inputs, list[int]]:
@@ -198,17 +197,6 @@ class ImageFolder:
         stats = [(path.relative_to(self.root).as_posix(), path.stat()) for path in inputs.paths]
         listed = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
         return fingerprint(targets, *names, *listed, f"{inputs.shape[1:]} {self.decode_size}")
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Folders in ``folder`` in the order of their names, hidden ones left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images(folder: Path) -> bool:
-    return any(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*"))
 
 
 def _report(broken: dict[Path, str], skipped: bool = False) -> str:

@@ -15,18 +15,21 @@ class Tensors:
     """Features or images that were saved as arrays.
 
     The file holds ``x`` and ``y``, or ``train_x`` and ``train_y`` with optional ``val_x``, ``val_y``, ``test_x``,
-    ``test_y`` for official splits. Inputs are uint8 images or floats; images as (N, C, H, W), (N, H, W) or, where
-    the last dimension is 1 or 3 and the second is not, (N, H, W, C); features as (N, D). Targets are integers (N,).
+    ``test_y`` for official splits. Inputs are uint8 images or floats; images as (N, C, H, W), (N, H, W) or
+    (N, H, W, C); features as (N, D). Targets are integers (N,), -100 where a sample has none.
 
     Args:
         root: Folder that a relative ``path`` starts from.
         path: The file, ``.npz`` or ``.safetensors``.
         x: Name of the inputs.
         y: Name of the targets.
+        layout: ``NCHW`` or ``NHWC``; None to see it from the shape: the one of 1 to 4 that stands second or last.
     """
 
-    def __init__(self, path: str, root: str = ".", x: str = "x", y: str = "y") -> None:
-        self.path, self.x, self.y = Path(root) / path, x, y
+    def __init__(self, path: str, root: str = ".", x: str = "x", y: str = "y", layout: str | None = None) -> None:
+        if layout not in (None, "NCHW", "NHWC"):
+            raise ValueError(f"data.source.layout must be NCHW, NHWC or null, got {layout}.")
+        self.path, self.x, self.y, self.layout = Path(root) / path, x, y, layout
 
     def load(self) -> Arrays:
         """Read the file.
@@ -95,9 +98,29 @@ class Tensors:
                 raise ValueError(f"{self.path}: '{name}' has {bad} values that are not finite; remove or replace them.")
         if x.ndim == 3:
             x = x.unsqueeze(1)
-        if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
+        if x.ndim == 4 and self._channels_last(name, tuple(x.shape)):
             x = x.permute(0, 3, 1, 2)
         return x.contiguous()
+
+    def _channels_last(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether images of this shape (N, ., ., .) have their channels last."""
+        if self.layout is not None:
+            return self.layout == "NHWC"
+        second, third, last = shape[1:]
+        if second in (1, 3) or last > 4:
+            return False
+        if second > 4 and third == last:
+            return False  # maps of 1 x 1 to 4 x 4 pixels
+        if last in (1, 3):
+            return True
+        if second <= 4:
+            return False
+        if second == third:
+            return True
+        raise ValueError(
+            f"{self.path}: '{name}' is {shape}: {last} channels of {second} x {third} pixels, or {second} of {third} x"
+            f" {last}? Set data.source.layout=NHWC or NCHW."
+        )
 
     def _targets(self, arrays: dict[str, Tensor], name: str) -> Tensor:
         y = self._get(arrays, name)

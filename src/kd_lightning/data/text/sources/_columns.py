@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kd_lightning.data.targets import without
 from kd_lightning.data.text.texts import Texts, in_chunks
 
 
@@ -58,16 +59,27 @@ class Columns:
                     f"{where} has no column '{name}'; it has {', '.join(found)}.{hint} Set data.source.{key}{without}."
                 )
 
-    def texts(self, table: Mapping[str, Sequence[Any]], sizes: Mapping[str, int], where: str, **more: Any) -> Texts:
+    def texts(
+        self,
+        table: Mapping[str, Sequence[Any]],
+        sizes: Mapping[str, int],
+        where: str,
+        missing: Any = None,
+        **more: Any,
+    ) -> Texts:
         """The texts of a table.
 
         Args:
             table: The columns, the splits one after the other.
             sizes: Rows of each split, in that order; one split alone is free to be split anew.
             where: What the user calls the table.
+            missing: What stands in ``label`` or ``tags`` where there is none, beside nothing: a value or a list.
             more: More arguments of :class:`Texts`.
         """
         columns: dict[str, Any] = {key: table[name] for key, name in self.named.items()}
+        for key in ("label", "tags"):
+            if key in columns and missing is not None:
+                columns[key] = without(columns[key], missing)
         for key in ("text", "pair", "prompt"):
             if key in columns:
                 _check_strings(columns[key], self.named[key], where)

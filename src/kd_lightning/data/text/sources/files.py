@@ -27,6 +27,7 @@ class TextFiles:
         root: Folder that relative paths start from.
         quote: Whether fields of csv and tsv may be quoted.
         class_names: Names of the classes where labels are their numbers; None to take the labels that occur.
+        missing: A label, or a list of labels, that says that a row has none, as an empty cell does.
         columns: ``text``, ``pair``, ``label``, ``words``, ``tags``, ``prompt``: names of columns, see
             :class:`Columns`.
     """
@@ -37,9 +38,10 @@ class TextFiles:
         root: str = ".",
         quote: bool = True,
         class_names: Sequence[str] | None = None,
+        missing: Any = None,
         **columns: str | None,
     ) -> None:
-        self.files, self.root, self.quote = files, Path(root), quote
+        self.files, self.root, self.quote, self.missing = files, Path(root), quote, missing
         self.class_names = None if class_names is None else tuple(class_names)
         self.columns = Columns(**columns)
 
@@ -63,7 +65,7 @@ class TextFiles:
                 for name, column in table.items():
                     column += found[name]
                 sizes[split] += len(next(iter(found.values())))
-        return self.columns.texts(table, sizes, str(self.files), class_names=self.class_names)
+        return self.columns.texts(table, sizes, str(self.files), self.missing, class_names=self.class_names)
 
     def _read(self, path: Path) -> dict[str, list[Any]]:
         if path.suffix == ".txt":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kd_lightning.data.split import NAMES, split_called
 from kd_lightning.data.text.sources._columns import Columns, check_splits
 from kd_lightning.data.text.texts import Texts
+
+log = logging.getLogger(__name__)
 
 
 class HubText:
@@ -20,6 +24,8 @@ class HubText:
             of these names, as far as they are there.
         revision: Version on the hub.
         class_names: Names of the classes; None for those that the data set itself gives.
+        missing: A label, or a list of labels, that says that a row has none; where the data set names its classes, or
+            all of a split that is not ``train`` have it, -1 always does.
         columns: ``text``, ``pair``, ``label``, ``words``, ``tags``, ``prompt``: names of columns, see
             :class:`Columns`.
     """
@@ -31,8 +37,10 @@ class HubText:
         splits: Mapping[str, str | None] | None = None,
         revision: str | None = None,
         class_names: Sequence[str] | None = None,
+        missing: Any = None,
         **columns: str | None,
     ) -> None:
+        self.missing = missing
         self.name, self.config, self.splits, self.revision = name, config, splits, revision
         self.class_names = None if class_names is None else tuple(class_names)
         self.columns = Columns(**columns)
@@ -56,7 +64,10 @@ class HubText:
         names = self.class_names or _class_names(whole.features, self.columns)
         sizes = {split: len(part) for split, part in parts.items()}
         table = {name: whole[name] for name in used}
-        return self.columns.texts(table, sizes, self.name, class_names=names)
+        label = self.columns.label
+        if label is not None:
+            table[label] = without_hidden(table[label], sizes, _class_names(whole.features, self.columns) is not None)
+        return self.columns.texts(table, sizes, self.name, self.missing, class_names=names)
 
     def _read(self) -> Mapping[str, Any]:
         from datasets import Dataset, load_dataset, load_from_disk
@@ -80,8 +91,13 @@ class HubText:
         """Which of the splits is what."""
         wanted: dict[str, str] = {}
         if self.splits is None:
-            wanted = {name: name for name in ("train", "validation", "test") if name in found}
-            wanted = wanted or {"train": found[0]}
+            for name in sorted(found, key=lambda name: name not in NAMES):
+                split = "train" if len(found) == 1 else split_called(name)
+                if split is not None and split not in wanted:
+                    wanted[split] = name
+            if others := [name for name in found if name not in wanted.values()]:
+                log.info("%s: left out: the splits %s; data.source.splits names them", self.name, ", ".join(others))
+            wanted = {split: wanted[split] for split in NAMES if split in wanted}
         else:
             wanted = {split: name for split, name in self.splits.items() if name is not None}
         check_splits(wanted)
@@ -90,6 +106,24 @@ class HubText:
                 f"{self.name} has no split '{missing[0]}'; it has {', '.join(found)}. Set data.source.splits."
             )
         return wanted
+
+
+def without_hidden(labels: Iterable[Any], sizes: Mapping[str, int], named: bool) -> list[Any]:
+    """Labels with None where the library's -1 says that there is none: in a column of named classes, and in a split
+    that is nothing else, as the hidden labels of a test are.
+
+    Args:
+        labels: Of all splits, one after the other.
+        sizes: Samples of each split, in that order.
+        named: Whether the classes have names, so that labels are their numbers.
+    """
+    found, start = list(labels), 0
+    for split, size in sizes.items():
+        part = found[start : start + size]
+        if named or (split != "train" and all(label in (-1, None) for label in part)):
+            found[start : start + size] = [None if label == -1 else label for label in part]
+        start += size
+    return found
 
 
 def _class_names(features: Mapping[str, Any], columns: Columns) -> tuple[str, ...] | None:
