@@ -7,8 +7,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.trust import reads_back
 
 
 def published(group: str, name: str) -> Any:
@@ -21,6 +23,12 @@ def published(group: str, name: str) -> Any:
     Raises:
         hydra.errors.MissingConfigException: There is none of that name.
     """
+    found = _composed(group, name)
+    reads_back(OmegaConf.to_container(found))
+    return found
+
+
+def _composed(group: str, name: str) -> Any:
     overrides = [f"{group}={name}"]
     if GlobalHydra.instance().is_initialized():
         given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
