@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 from kd_lightning.config.roles import LEARNER, TEACHER
 from kd_lightning.config.values import plain, write_settings
 from kd_lightning.core.abort import UserAbortError
-from kd_lightning.core.checkpoints import newest_whole
+from kd_lightning.core.checkpoints import check_whole, newest_whole
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.data.base import SplitDataModule
-from kd_lightning.files.artifact import RECORD, SETTINGS, Artifact
-from kd_lightning.files.runs import write_json
+from kd_lightning.files.artifact import SETTINGS, TEST, VALIDATION, Artifact
+from kd_lightning.files.checksum import DamagedFileError
 from kd_lightning.measures.energy import EnergyMeter
 from kd_lightning.models.registry import load_state, savable_state
 from kd_lightning.training.best_on_test import BestOnTest, looks_on_test
@@ -87,12 +88,23 @@ def fit(training: Training, folder: Path, trainings: int = 1) -> Artifact:
 
 
 def find(folder: Path, identity: str) -> Artifact | None:
-    """What a folder holds, where it is complete and of this identity."""
+    """What a folder holds, where it is complete, undamaged and of this identity; what is damaged is told once."""
     try:
         found = Artifact.open(folder)
+        damage = found.damage() if found.record.get("identity") == identity else None
+    except DamagedFileError as error:
+        found, damage = None, str(error)
     except (OSError, ValueError):
         return None
-    return found if found.record.get("identity") == identity and found.weights.is_file() else None
+    if damage is not None:
+        _tell_once(f"{damage} It is made anew.")
+        return None
+    return found if found is not None and found.record.get("identity") == identity else None
+
+
+@cache
+def _tell_once(message: str) -> None:
+    log.warning(message)
 
 
 def _check_selection(training: Training) -> None:
@@ -109,6 +121,7 @@ def _resume_point(asked: str | None, folder: Path) -> str | None:
     if asked is not None:
         if not Path(asked).is_file():
             raise FileNotFoundError(f"ckpt_path={asked}: no such checkpoint.")
+        check_whole(Path(asked))
         return asked
     newest = newest_whole(sorted((folder / "checkpoints").glob("*.ckpt")))
     if newest is None:
@@ -132,6 +145,8 @@ def _train(trainer: pl.Trainer, distiller: Distiller, data: SplitDataModule, ckp
 def _best_state(trainer: pl.Trainer) -> dict[str, Tensor] | None:
     """All weights where the student was best on validation; None where nothing was chosen."""
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if path:
+        check_whole(Path(path))
     return torch.load(path, map_location="cpu", weights_only=True)["state_dict"] if path else None
 
 
@@ -192,11 +207,11 @@ def _measure_and_save(
             artifact.record["whole"] = predictions.whole
             save_predictions(net, call, data, artifact.folder, predictions)
     save_file(savable_state(net, states[select]), artifact.weights)
-    write_json(artifact.folder / RECORD, artifact.record)
+    artifact.close()
 
 
 def save_predictions(net: nn.Module, call: Any, data: SplitDataModule, folder: Path, test: Predictions) -> None:
     """Write what a net says of the test split, and beside it of validation, which a calibration is fitted on."""
-    test.save(folder / "test.safetensors")
+    test.save(folder / TEST)
     if len(data.split.validation):
-        predict(net, call, "validation", data).save(folder / "validation.safetensors")
+        predict(net, call, "validation", data).save(folder / VALIDATION)
