@@ -17,8 +17,9 @@ from kd_lightning.config.trust import Trust, trusting
 from kd_lightning.core.abort import UserAbortError
 from kd_lightning.core.quiet import quieten
 from kd_lightning.core.ranks import is_main_process
+from kd_lightning.files.alive import beating, owner
 from kd_lightning.files.lock import in_use
-from kd_lightning.files.runs import fingerprint, owner, read_status, write_status
+from kd_lightning.files.runs import STATUS, fingerprint, read_status, write_status
 from kd_lightning.version import __version__
 
 log = logging.getLogger("kd_lightning")
@@ -68,7 +69,8 @@ def _run(command: Command, folder: Path) -> Any:
     quieten()
     write_status(folder, state="running", job=cfg.job, fingerprint=fingerprint(cfg), **owner())
     try:
-        result = importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(command, folder)
+        with beating(folder / STATUS):
+            result = importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(command, folder)
     except BaseException as error:
         interrupted = isinstance(error, (KeyboardInterrupt, UserAbortError))
         _try_status(folder, state="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")
