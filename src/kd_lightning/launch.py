@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kd_lightning.config.check import check
 from kd_lightning.config.command import Command
+from kd_lightning.config.trust import Trust, trusting
 from kd_lightning.core.abort import UserAbortError
 from kd_lightning.core.quiet import quieten
 from kd_lightning.core.ranks import is_main_process
+from kd_lightning.files.alive import beating, owner
 from kd_lightning.files.lock import in_use
-from kd_lightning.files.runs import fingerprint, owner, read_status, write_status
+from kd_lightning.files.runs import STATUS, fingerprint, read_status, write_status
 from kd_lightning.version import __version__
 
 log = logging.getLogger("kd_lightning")
@@ -30,18 +32,24 @@ def launch(cfg: DictConfig) -> Any:
         What the job returns; the pipeline's is the value a sweeper optimises.
     """
     check(cfg)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    content: Any = OmegaConf.to_container(cfg, resolve=False)
+    with trusting(Trust.of_command(content)):
+        return _launch(Command(cfg), Path(HydraConfig.get().runtime.output_dir))
+
+
+def _launch(command: Command, folder: Path) -> Any:
+    job = command.raw.job
     if not is_main_process():  # started by Lightning's DDP launcher: the first process speaks for all
         log.setLevel(logging.ERROR)
         quieten()
-        return importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(Command(cfg), folder)
+        return importlib.import_module(f"kd_lightning.jobs.{job}").run(command, folder)
     with in_use(folder) as mine:
         if not mine:
             raise ValueError(
                 f"{_short(folder)} is in use by another command, which still runs. Wait for it, or give this one a"
                 " folder of its own: hydra.run.dir=outputs/<another>."
             )
-        return _run(Command(cfg), folder)
+        return _run(command, folder)
 
 
 def _run(command: Command, folder: Path) -> Any:
@@ -61,7 +69,8 @@ def _run(command: Command, folder: Path) -> Any:
     quieten()
     write_status(folder, state="running", job=cfg.job, fingerprint=fingerprint(cfg), **owner())
     try:
-        result = importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(command, folder)
+        with beating(folder / STATUS):
+            result = importlib.import_module(f"kd_lightning.jobs.{cfg.job}").run(command, folder)
     except BaseException as error:
         interrupted = isinstance(error, (KeyboardInterrupt, UserAbortError))
         _try_status(folder, state="interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")

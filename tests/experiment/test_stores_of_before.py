@@ -1,5 +1,6 @@
 """What the first version made (before/make.sh) is found, used and gone on with: its names are not those of now."""
 
+import errno
 import importlib
 import json
 import shutil
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from kd_lightning import load_run
+from kd_lightning.files.artifact import Artifact
 
 BEFORE = Path(__file__).with_name("before")
 FLIP = "data.augment=[{_target_: kd_lightning.data.images.augment.HorizontalFlip}]"
@@ -51,13 +53,33 @@ def store(cli, tmp_path):
 
 
 @pytest.mark.parametrize("more", [[], [FLIP]], ids=["names of before", "names of now"])
-def test_a_teacher_and_a_training_are_found(store, more):
+def test_a_teacher_and_a_training_are_found(store, more, monkeypatch):
+    def nobody_may_write(path, *_):
+        raise PermissionError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("kd_lightning.training.store.exclusive", nobody_may_write)
     before = contents("outputs")
     outcome = store(*command("train"), f"hydra.run.dir=outputs/train/{RUN}", *more)
     assert "teacher mlp: finished earlier, taken from outputs/teachers/mlp-" in outcome.text
     assert "student mlp + kd: finished earlier, taken from" in outcome.text
     assert ": training ..." not in outcome.text
     assert contents("outputs") == before
+
+
+@pytest.mark.parametrize("how", ["a byte", "cut"])
+def test_a_damaged_teacher_is_made_anew(store, how):
+    (folder,) = Path("outputs/teachers").iterdir()
+    path = folder / "student.safetensors"
+    content = bytearray(path.read_bytes())
+    if how == "a byte":
+        Artifact.open(folder).close()  # that of before has no checksums
+        content[-1] ^= 1
+    path.write_bytes(content[:-9] if how == "cut" else content)
+    outcome = store(*command("train"))
+    assert outcome.text.count("student.safetensors is damaged") == 1
+    assert "It is made anew. teacher mlp: training ..." in outcome.text
+    assert Artifact.open(folder).damage() is None
+    assert "teacher mlp: finished earlier" in store(*command("train"), "method=ce", "job=pipeline").text
 
 
 def test_no_cell_of_a_study_is_trained_again_but_dkd_which_counts_otherwise_now(store):

@@ -122,7 +122,7 @@ def test_every_frozen_role_is_an_arm_and_one_is_trained_before(cli):
         assert "b mlp: finished earlier" in once.text, once.text
         identities.add(json.loads((once.folder / "arm.json").read_text())["identity"])
     assert len({*identities, distilled["identity"]}) == 3
-    compared = cli("job=compare", "runs=outputs/x", "compare.latency=false", "trainer=cpu")
+    compared = cli("job=compare", "trust=[tests]", "runs=outputs/x", "compare.latency=false", "trainer=cpu")
     assert compared.code == 0, compared.text
 
 

@@ -212,7 +212,8 @@ def test_two_commands_of_the_same_second_have_a_folder_each(cli, monkeypatch):
     assert all((Path("outputs/x") / name / "status.json").is_file() for name in folders)
 
 
-def test_a_folder_in_use_is_left_alone(cli):
+def test_a_folder_in_use_is_left_alone(cli, monkeypatch):
+    monkeypatch.setattr("kd_lightning.files.lock.PATIENCE", 0.2)
     folder = Path("outputs/x/a")
     folder.mkdir(parents=True)
     with in_use(folder):

@@ -5,7 +5,9 @@ import importlib.util
 import io
 import json
 import re
+import shutil
 import sys
+from functools import partial
 
 import numpy as np
 import onnx
@@ -17,12 +19,16 @@ from safetensors.torch import load_file
 from kd_lightning import load_run
 from kd_lightning.data.images.preprocess import apply_preprocessing
 from kd_lightning.deploy.check import Figures, objection
+from kd_lightning.deploy.folder import checked_in, exported_file
 from kd_lightning.deploy.formats import executorch
 from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.experiment.settle import reopen
+from kd_lightning.files.checksum import DamagedFileError, write_record
+from kd_lightning.files.origin import mark
 from kd_lightning.models.compress.fake_quant import FakeQuantConv2d, without_fake_quant
 from kd_lightning.models.resnet import resnet8
+from kd_lightning.training.nets import checkpoint_file
 from tests.conftest import TINY
 from tests.jobs.finished import finished_run, pictures
 
@@ -106,6 +112,50 @@ def test_what_is_exported_later_is_added(finished, cli):
     assert before["student.onnx"] == after["student.onnx"]
     assert before["student.pt2"] < after["student.pt2"]
     assert set(json.loads((export / "export.json").read_text())["formats"]) == {"onnx", "torch_export", "onnx_int8"}
+
+
+def test_a_changed_byte_of_an_exported_file_is_found(finished, record, tmp_path):
+    export = shutil.copytree(finished / "export", tmp_path / "export")
+    backends = {FORMATS[name].file: name for name in record["formats"]}
+    assert set(record["files"]) == {*backends, "student.safetensors", "preprocessing.json"}
+    for name in record["files"]:
+        path = export / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-50] + bytes([whole[-50] ^ 4]) + whole[-49:])
+        weights = name == "student.safetensors"
+        use = partial(
+            checkpoint_file if weights else partial(exported_file, backend=backends.get(name, "onnx")), export
+        )
+        with pytest.raises(DamagedFileError, match=f"{path} is damaged"):
+            use()
+        path.write_bytes(whole)
+    (export / "export.json").write_text((export / "export.json").read_text().replace('"accuracy"', '"accurac"', 1))
+    with pytest.raises(DamagedFileError, match=r"export.json is damaged"):
+        exported_file(export, "onnx")
+
+
+def test_a_program_that_another_machine_wrote_needs_trust(finished, record, tmp_path, monkeypatch, cli):
+    export = shutil.copytree(finished / "export", tmp_path / "export")
+    assert exported_file(export, "torch_export") == export / "student.pt2"  # ours, wherever it lies
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+    mark("a file of theirs")
+    given = [f"run={export}", f"inputs=[{pictures(tmp_path / 'pictures', 1)[0]}]", "predict.backend=torch_export"]
+    refused = cli("job=predict", *given)
+    assert refused.code == 1
+    assert "student.pt2 was not written by you on this machine" in refused.text
+    assert cli("job=predict", *given, "trust=true").code == 0
+    assert exported_file(export, "onnx").is_file()
+    # Neither a made-up record nor an export of something else beside it makes it ours.
+    onnx, program = FORMATS["onnx"], FORMATS["torch_export"]
+    write_record(export / "export.json", {**record, **checked_in(export, [onnx], [program], record)})
+    with pytest.raises(ValueError, match="not written by you"):
+        exported_file(export, "torch_export")
+    write_record(export / "export.json", {**record, "marks": {}})
+    with pytest.raises(ValueError, match="not written by you"):
+        exported_file(export, "torch_export")
+    (export / "export.json").unlink()
+    with pytest.raises(ValueError, match="not written by you"):
+        exported_file(export, "torch_export")
 
 
 def test_a_file_that_is_not_good_enough_is_taken_away(finished, cli, tmp_path):

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict
 
 from kd_lightning.config.command import Command
 from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.trust import reads_back
 
 log = logging.getLogger("kd_lightning")
 # Group -> its node that a class and the class's arguments stand in.
@@ -33,6 +34,12 @@ def published(group: str, name: str) -> Any:
     Raises:
         hydra.errors.MissingConfigException: There is none of that name.
     """
+    found = _composed(group, name)
+    reads_back(OmegaConf.to_container(found))
+    return found
+
+
+def _composed(group: str, name: str) -> Any:
     overrides = [f"{group}={name}"]
     if GlobalHydra.instance().is_initialized():
         given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import re
 from collections.abc import Iterator
 
@@ -23,6 +24,8 @@ _USER_ERRORS = (
     HydraException,
     OmegaConfBaseException,
 )
+_HINTS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), " (is the disk full?)")
+_HINTS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), " (is the folder yours to write to?)")
 # Raised by libraries that are not imported here.
 _USER_ERROR_NAMES = {"NonFiniteLossError", "LostProcessError", "UsageError", "MisconfigurationException"}
 
@@ -77,7 +80,7 @@ def explain(error: BaseException) -> str | None:
             return f"Error: {text}"
     inner = next((c for c in chain if not isinstance(c, InstantiationException)), error)
     if isinstance(inner, OSError) and inner.errno is not None and not isinstance(inner, FileNotFoundError):
-        return f"Error: {inner.strerror}: {inner.filename or ''} (is the disk full, or the folder not writable?)"
+        return f"Error: {inner.strerror}: {inner.filename or ''}{_HINTS.get(inner.errno, '')}"
     if isinstance(inner, _USER_ERRORS) or type(inner).__name__ in _USER_ERROR_NAMES:
         lines = [str(inner)]
         if isinstance(inner, HydraException) and chain[-1] is not inner:

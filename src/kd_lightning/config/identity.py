@@ -31,7 +31,7 @@ ANSWERS = ("net", "call")
 # Of a further role, what decides what is learnt from it beside the weights of one that is frozen.
 ROLE = ("net", "call", "taps", "follows", "decay")
 # What may differ between two starts of the same command.
-NOT_OF_COMMAND = ("hydra", "resume", "ckpt_path", "logger", "run", "inputs", "predict")
+NOT_OF_COMMAND = ("hydra", "resume", "ckpt_path", "logger", "run", "inputs", "predict", "trust")
 
 
 def of_training(settings: Mapping[str, Any]) -> list[dict[str, Any]]:

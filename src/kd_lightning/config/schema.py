@@ -234,6 +234,10 @@ class Config:
     ckpt_path: str | None = None
     """Lightning checkpoint to resume the training of ``job=train`` from; may be for longer, at another rate or under
     another schedule, which is then followed from where it would be. Another optimizer or student is refused."""
+    trust: Any = None
+    """Packages whose classes and functions may also be built where a run or export folder names them, such as
+    [my_package]; true: whatever a folder names, and exported files that run code when they are read. Never read from
+    such a folder itself."""
     resume: str = "never"
     """auto: continue the newest unfinished run of the same configuration; never: start a new one."""
 

@@ -11,6 +11,7 @@ from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueE
 
 from kd_lightning.config.renamed import with_current_names
 from kd_lightning.config.schema import Config
+from kd_lightning.config.trust import check_named
 
 
 def values(node: Any) -> Any:
@@ -74,13 +75,17 @@ def read_settings(path: Path) -> Config:
 
     Raises:
         FileNotFoundError: There is none.
+        ValueError: It names what is not built from a folder, see :mod:`kd_lightning.config.trust`.
     """
     return settings_of(read_raw(path))
 
 
 def read_raw(path: Path) -> DictConfig:
     """The same as raw configuration, for what is derived from it."""
-    raw = OmegaConf.create(with_current_names(OmegaConf.to_container(OmegaConf.load(path))))
+    content: Any = with_current_names(OmegaConf.to_container(OmegaConf.load(path)))
+    check_named(content, str(path))
+    content.pop("trust", None)  # whom to trust the user says, not a folder
+    raw = OmegaConf.create(content)
     assert isinstance(raw, DictConfig)
     return raw
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 log = logging.getLogger("kd_lightning")
+
+DAMAGED = ".damaged"
+"""Behind the name of a checkpoint that was set aside."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -44,29 +48,58 @@ class WholeCheckpoints(TorchCheckpointIO):
 def newest_whole(paths: Iterable[Path]) -> Path | None:
     """The checkpoint that is furthest in the training, of those that are whole; the others are set aside, by name.
 
+    One that counts on the weights of another, the best on validation, is no use without it.
+
     Args:
         paths: Files. Of two that are equally far the later written one is taken, as it may know of a validation more.
     """
-    found = []
+    whole: list[Path] = []
     for path in paths:
-        step = _step(path)
-        if step is None:
-            aside = path.with_suffix(f"{path.suffix}.damaged")
-            with contextlib.suppress(FileNotFoundError):  # another process of the same training was faster
-                path.rename(aside)
-                log.warning(f"  {path.name} is damaged and set aside: {aside}")
+        with contextlib.suppress(FileNotFoundError):  # another process of the same training was faster
+            if is_whole(path):
+                whole.append(path)
+                continue
+            aside = path.with_name(f"{path.name}{DAMAGED}")
+            path.rename(aside)
+            log.warning(f"  {path.name} is damaged and set aside: {aside}")
+    found = []
+    for path in whole:
+        content = _content(path)
+        states = (one for one in content.get("callbacks", {}).values() if isinstance(one, dict))
+        best = {Path(one["best_model_path"]).name for one in states if one.get("best_model_path")}
+        lost = [name for name in sorted(best) if path.with_name(f"{name}{DAMAGED}").exists()]
+        if lost:
+            log.warning(f"  {path.name} counts on {', '.join(lost)}, which is damaged: not gone on from")
         else:
-            found.append((step, path.stat().st_mtime_ns, path))
+            found.append((int(content["global_step"]), path.stat().st_mtime_ns, path))
     return max(found)[2] if found else None
 
 
-def _step(path: Path) -> int | None:
-    """Steps of the optimiser that a checkpoint has behind it; None where it is not whole."""
-    if path.stat().st_size == 0:
-        return None
+def is_whole(path: Path) -> bool:
+    """Whether every byte of a checkpoint is as it was written: PyTorch stores sums of its parts, but does not ask them.
+
+    Raises:
+        OSError: It cannot be read at all.
+    """
     try:
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None and "global_step" in _content(path)
     except (PermissionError, FileNotFoundError, MemoryError):
         raise
     except Exception:  # half a file fails in many ways
-        return None
+        return False
+
+
+def check_whole(path: Path) -> None:
+    """Refuse a checkpoint that is damaged.
+
+    Raises:
+        ValueError: It is.
+    """
+    if not is_whole(path):
+        raise ValueError(f"{path} is damaged: it is not what was written. Take another checkpoint, or start anew.")
+
+
+def _content(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return content

@@ -23,13 +23,14 @@ from kd_lightning.data.sampler import Draw
 from kd_lightning.data.targets import IGNORE
 from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
 from kd_lightning.deploy.check import REFINE, Figures, Reference, answers, measure, objection
+from kd_lightning.deploy.folder import PREPROCESSING, RECORD, TOKENIZER, checked_in, read_export
 from kd_lightning.deploy.formats import huggingface
 from kd_lightning.deploy.formats.registry import FORMATS, known_format
 from kd_lightning.deploy.inputs import Inputs, LogitsNet, TextNet, bytes_of, tensors_of, unpacked
 from kd_lightning.deploy.record import describe, licences, teacher_logits, teacher_of
-from kd_lightning.deploy.student import PREPROCESSING, RECORD, TOKENIZER
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.files.artifact import SETTINGS, WEIGHTS, Artifact
+from kd_lightning.files.checksum import write_record
 from kd_lightning.files.runs import write_json
 from kd_lightning.report.console import console
 from kd_lightning.training.nets import load_net, shipped
@@ -76,8 +77,8 @@ def export_student(artifact: Artifact, settled: Settled, folder: Path) -> dict[s
     folder.mkdir(parents=True, exist_ok=True)
     call = instantiate(artifact.settings.student.call)
     net = deployable(load_net(artifact), call, data)
-    for file in (WEIGHTS, SETTINGS):
-        shutil.copyfile(artifact.folder / file, folder / file)
+    for file in (artifact.file(WEIGHTS), artifact.folder / SETTINGS):
+        shutil.copyfile(file, folder / file.name)
     bench = _bench(net, data, call, teacher_logits(settled, folder.parent))
     plain = bench.measure(_in_pytorch(net), folder / WEIGHTS)
     before = _earlier(folder, artifact)
@@ -93,8 +94,12 @@ def export_student(artifact: Artifact, settled: Settled, folder: Path) -> dict[s
         "formats": before.get("formats", {}),
     }
     accuracy = max(plain.accuracy, _promised(artifact, bench.split) if quantise else 0.0)
-    failures = _write_formats(net, data, folder, settings.export, bench, accuracy, record["formats"])
+    written, failures = _write_formats(net, data, folder, settings.export, bench, accuracy)
+    record["formats"] |= written
     _write_texts(net, folder, data, record)
+    kept = [FORMATS[name] for name in record["formats"] if name not in written]
+    known_again = checked_in(folder, [FORMATS[name] for name in written], kept, before)
+    write_record(folder / RECORD, {**record, **known_again})
     _show(record, folder)
     if failures:
         raise ValueError("\n".join(failures))
@@ -185,7 +190,7 @@ def kind_of(inputs: Inputs) -> str:
 def _earlier(folder: Path, artifact: Artifact) -> dict[str, Any]:
     """The record of an earlier export of the same student, with the formats that are still there; else empty."""
     try:
-        before: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        before = read_export(folder)
     except (OSError, ValueError):
         return {}
     if before.get("identity") != artifact.record["identity"]:
@@ -202,9 +207,9 @@ def _write_formats(
     export: Export,
     bench: _Bench,
     accuracy: float,
-    formats: dict[str, Any],
-) -> list[str]:
-    """Write and check every format; a file that is not good enough is taken away. Returns what is wrong."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Write and check every format; what is not good enough is taken away. Returns figures, and what is wrong."""
+    formats: dict[str, Any] = {}
     failures = []
     examples = calibration(data, bench.call, export.calibration)
     kind = kind_of(examples)
@@ -234,7 +239,7 @@ def _write_formats(
         if form.with_tokenizer:
             _save_tokenizer(data, folder / form.file)
         formats[name] = figures.as_dict()
-    return failures
+    return formats, failures
 
 
 def _remove(path: Path) -> None:
@@ -258,7 +263,6 @@ def _write_texts(net: nn.Module, folder: Path, data: SplitDataModule, record: di
         preprocessing["names"] = list(net.names)
         preprocessing["mask_token"] = data.tokenizer.mask_token  # type: ignore[attr-defined]
     write_json(folder / PREPROCESSING, preprocessing)
-    write_json(folder / RECORD, record)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in preprocessing["class_names"]), encoding="utf-8")
     (folder / "model_card.md").write_text(model_card(record, preprocessing), encoding="utf-8")
 

@@ -22,7 +22,7 @@ from kd_lightning.deploy.check import Reference
 from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.experiment.upstream import is_given, role_place
-from kd_lightning.files.artifact import WEIGHTS, Artifact
+from kd_lightning.files.artifact import RECORD, TEST, WEIGHTS, Artifact
 from kd_lightning.measures.cost import count_parameters
 from kd_lightning.training.objective import asked_roles
 
@@ -88,9 +88,10 @@ def teacher_logits(settled: Settled, run: Path) -> Tensor | None:
     if name is None or two_tokenizers(settings):  # of other tokens it says nothing here
         return None
     folder = run / key_of(name) if is_given(frozen(settings)[name]) else _stored(settled, name)
-    if folder is None or not (folder / "test.safetensors").is_file():
+    if folder is None or not (folder / TEST).is_file():
         return None
-    return load_file(folder / "test.safetensors")["logits"]
+    own = (folder / RECORD).is_file()  # of a teacher that was given there is none
+    return load_file(Artifact.open(folder).file(TEST) if own else folder / TEST)["logits"]
 
 
 def _asked(settled: Settled) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +9,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kd_lightning.data.images.preprocess import apply_preprocessing
-from kd_lightning.deploy.formats.registry import FORMATS, known_format
+from kd_lightning.deploy.folder import TOKENIZER, exported_file, read_preprocessing
+from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.deploy.inputs import Inputs
 from kd_lightning.deploy.outputs import task_of
 from kd_lightning.deploy.texts import Text, TextModel, TextReader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-PREPROCESSING = "preprocessing.json"
-RECORD = "export.json"
-TOKENIZER = "tokenizer"
 
 
 class ExportedStudent:
@@ -33,7 +29,7 @@ class ExportedStudent:
 
     Raises:
         FileNotFoundError: There is no export, or not in this format.
-        ValueError: There is no such format.
+        ValueError: There is no such format, a file was changed, or it runs code and was made elsewhere.
     """
 
     def __init__(self, folder: str | Path, backend: str = "onnx", setting: str = "backend") -> None:
@@ -79,34 +75,3 @@ class ExportedStudent:
         if self.reader is None:
             raise ValueError("This student takes pictures, not texts.")
         return TextModel(self.run, self.reader, self.preprocessing, top, new_tokens).answer(texts)
-
-
-def exported_file(folder: str | Path, backend: str, setting: str = "backend") -> Path:
-    """The file of an exported student in one format; arguments and errors as for ``ExportedStudent``."""
-    form = known_format(backend, f"{setting}={backend}")
-    path = export_folder(folder) / form.file
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path.parent} holds no {form.file}: write it with job=export run={folder} export.formats=[{backend}]."
-        )
-    return path
-
-
-def read_preprocessing(export: Path) -> dict[str, Any]:
-    """What preprocessing.json of an export folder says."""
-    content: dict[str, Any] = json.loads((export / PREPROCESSING).read_text())
-    return content
-
-
-def export_folder(folder: str | Path) -> Path:
-    """The export folder that is meant: the folder itself, or the one in a run.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    for candidate in (Path(folder) / "export", Path(folder)):
-        if (candidate / PREPROCESSING).is_file():
-            return candidate
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder. Give that of a finished run, or its export folder.")
-    raise FileNotFoundError(f"{folder} holds no exported student: write one with job=export run={folder}.")

@@ -50,7 +50,7 @@ class TextReader:
     def __init__(self, folder: Path, preprocessing: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.max_length = int(preprocessing["max_length"])
         self.names = tuple(preprocessing["names"])
         self.template = preprocessing.get("template")

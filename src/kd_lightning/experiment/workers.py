@@ -24,8 +24,9 @@ from kd_lightning.config.schema import Config
 from kd_lightning.core.abort import UserAbortError
 from kd_lightning.core.quiet import quieten
 from kd_lightning.experiment.experiment import Experiment
+from kd_lightning.files.alive import owner
 from kd_lightning.files.artifact import Artifact
-from kd_lightning.files.runs import owner, read_status, register_resolvers, write_status
+from kd_lightning.files.runs import read_status, register_resolvers, write_status
 from kd_lightning.training.fit import fit
 from kd_lightning.training.store import Store
 from kd_lightning.training.training import Training

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -16,11 +15,16 @@ from torch import Tensor, nn
 
 from kd_lightning.config.schema import Config
 from kd_lightning.config.values import read_settings
+from kd_lightning.files.checksum import FILES, DamagedFileError, check_file, checksums, read_record, write_record
 from kd_lightning.files.runs import read_status
 
 RECORD = "arm.json"
 WEIGHTS = "student.safetensors"
 SETTINGS = "config.yaml"
+TEST = "test.safetensors"
+VALIDATION = "validation.safetensors"
+# Records that have the checksums of the files beside them.
+_RECORDS = (RECORD, "export.json")
 IGNORED = -100  # the target that the whole framework leaves out
 
 
@@ -113,12 +117,42 @@ class Artifact:
 
         Raises:
             FileNotFoundError: The folder is none.
+            DamagedFileError: Its record was changed.
         """
         try:
-            record = json.loads((Path(folder) / RECORD).read_text())
+            record = read_record(Path(folder) / RECORD)
         except FileNotFoundError:
             raise FileNotFoundError(f"{folder} is not the folder of a finished training (no {RECORD}).") from None
         return cls(Path(folder), record, name)
+
+    def close(self) -> None:
+        """Write the record, with a checksum of every other file: it comes last, and makes the training finished."""
+        self.record[FILES] = checksums(self.folder, (WEIGHTS, TEST, VALIDATION))
+        write_record(self.folder / RECORD, self.record)
+
+    def file(self, name: str) -> Path:
+        """One of its files, which is as it was written.
+
+        Raises:
+            FileNotFoundError: There is none.
+            DamagedFileError: It was changed; says what to do.
+        """
+        try:
+            return check_file(self.folder / name, self.record.get(FILES, {}).get(name))
+        except DamagedFileError as error:
+            raise DamagedFileError(
+                f"{error} Bring it back from a copy; or remove {self.folder / RECORD}, and the command that made it"
+                " trains anew."
+            ) from None
+
+    def damage(self) -> str | None:
+        """Which of its files cannot be used, and why; None where all can."""
+        try:
+            for name in (WEIGHTS, *self.record.get(FILES, (TEST,))):
+                check_file(self.folder / name, self.record.get(FILES, {}).get(name))
+        except (DamagedFileError, FileNotFoundError) as error:
+            return str(error)
+        return None
 
     @property
     def seed(self) -> int:
@@ -174,7 +208,7 @@ class Artifact:
     @cached_property
     def answers(self) -> Answers:
         """On the test split."""
-        found = load_file(self.folder / "test.safetensors")
+        found = load_file(self.file(TEST))
         return Answers(self.name, found["logits"], found["target"], found["index"])
 
     @property
@@ -196,7 +230,7 @@ class Artifact:
     def validation(self) -> tuple[Tensor, Tensor] | None:
         """Logits (M, C) and targets (M,) of the validation split, which the temperature is fitted on."""
         try:
-            found = load_file(self.folder / "validation.safetensors")
+            found = load_file(self.file(VALIDATION))
         except FileNotFoundError:
             return None
         return found["logits"], found["target"]
@@ -234,6 +268,20 @@ def student_folder(folder: Path) -> Path:
         f"{folder} holds no finished student (no {WEIGHTS}). Give the folder of a finished run, for example"
         " run=outputs/digits_resnet/2026-01-31_12-00-00, or go on with it: resume=auto."
     )
+
+
+def whole_weights(path: Path) -> Path:
+    """The weights of a run folder, an export folder or a file, unchanged as far as a record beside them tells.
+
+    Raises:
+        FileNotFoundError: There are none.
+        DamagedFileError: They were changed.
+    """
+    file = path if path.is_file() else student_folder(path) / WEIGHTS
+    for name in _RECORDS:
+        if (file.parent / name).is_file():
+            return check_file(file, read_record(file.parent / name).get(FILES, {}).get(file.name))
+    return file
 
 
 def required_run(settings: Config) -> Path:

@@ -23,6 +23,8 @@ def package_folder(package: str, folder: str = "") -> Path:
     Raises:
         FileNotFoundError: It is not installed.
     """
+    if "." in package:  # looked for, the package that it is in would be imported
+        raise FileNotFoundError(f"package:{package}: name a package alone, with its folders behind a slash.")
     spec = find_spec(package)
     for place in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(place) / folder).is_dir():

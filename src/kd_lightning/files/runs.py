@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import tempfile
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from kd_lightning.config.identity import of_command
 from kd_lightning.config.renamed import with_canonical_names
 from kd_lightning.core.ranks import said_by_first
+from kd_lightning.files.alive import is_alive
 
 STATUS = "status.json"
 
@@ -57,31 +56,16 @@ def write_status(folder: Path, **changes: Any) -> None:
     write_json(folder / STATUS, {**read_status(folder), **changes})
 
 
-def owner() -> dict[str, Any]:
-    """This process, for telling a live run from a dead one."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
-
-
-def _is_alive(status: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote the state still runs on this machine."""
-    if status.get("state") != "running" or status.get("host") != socket.gethostname():
-        return False
-    pid = int(status.get("pid", -1))
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def unfinished(parent: Path, identity: str) -> Path | None:
     """The newest folder below ``parent`` whose run has this identity, did not finish, and is not running now."""
     found = []
     for path in parent.glob(f"*/{STATUS}"):
         status = read_status(path.parent)
-        if status.get("fingerprint") == identity and status.get("state") != "finished" and not _is_alive(status):
+        if (
+            status.get("fingerprint") == identity
+            and status.get("state") != "finished"
+            and not is_alive(path.parent, path, status)
+        ):
             found.append(path.parent)
     return max(found, key=lambda folder: folder.name, default=None)
 

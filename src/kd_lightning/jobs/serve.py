@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import socket
 from dataclasses import replace
@@ -12,10 +11,12 @@ from pathlib import Path
 
 from kd_lightning.config.command import Command
 from kd_lightning.config.schema_jobs import Serve
+from kd_lightning.config.trust import carried
+from kd_lightning.deploy.folder import RECORD, exported_file, read_preprocessing
 from kd_lightning.deploy.formats.registry import FORMATS
 from kd_lightning.deploy.serve.models import facts, intake_for, picture_model, teacher_beside, text_model
-from kd_lightning.deploy.student import RECORD, exported_file, read_preprocessing
 from kd_lightning.files.artifact import required_run
+from kd_lightning.files.checksum import read_record
 
 log = logging.getLogger("kd_lightning")
 
@@ -36,7 +37,7 @@ def run(command: Command, folder: Path) -> None:
     texts = preprocessing.get("kind") == "text"
     if not texts and preprocessing["image_size"] is None:
         raise ValueError("This student takes feature vectors; job=serve is for students that take pictures or texts.")
-    record = json.loads((export / RECORD).read_text())
+    record = read_record(export / RECORD)
     teacher = teacher_beside(record, export) if settings.teacher else None
 
     from kd_lightning.deploy.serve.server import ModelAPI, build_server, serve
@@ -46,7 +47,7 @@ def run(command: Command, folder: Path) -> None:
     if teacher is not None:
         runners["/predict/teacher"] = teacher
     model = partial(text_model if texts else picture_model, settings, export)
-    apis = [ModelAPI(partial(model, load), api_path=at, **options) for at, load in runners.items()]
+    apis = [ModelAPI(carried(partial(model, load)), api_path=at, **options) for at, load in runners.items()]
     told = facts(settings, record, preprocessing, teacher)
     intake = intake_for(settings, preprocessing)
     server = build_server(apis, intake, settings.request_timeout_s, told, settings.workers)

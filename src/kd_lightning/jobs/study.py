@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from kd_lightning.config.command import Command
+from kd_lightning.config.trust import carried
 from kd_lightning.core.ranks import is_main_process
 from kd_lightning.experiment.experiment import Experiment
 from kd_lightning.experiment.recipes import study_recipes
@@ -29,7 +30,7 @@ def run(command: Command, folder: Path) -> float | None:
         experiment.settled.data.save_split(folder)
     announce(experiment)
     if settings.study.workers > 1:
-        work_in_processes(settings, partial(open_study, without_bars(command), recipes))
+        work_in_processes(settings, carried(partial(open_study, without_bars(command), recipes)))
     else:
         work(experiment)
     if not is_main_process():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from torch import Tensor, nn
 from kd_lightning.config.roles import LEARNER, TEACHER
 from kd_lightning.config.values import plain, write_settings
 from kd_lightning.core.abort import LostProcessError, UserAbortError
-from kd_lightning.core.checkpoints import newest_whole
+from kd_lightning.core.checkpoints import check_whole, newest_whole
 from kd_lightning.core.device import training_device
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.ranks import lost_process
 from kd_lightning.data.base import SplitDataModule
-from kd_lightning.files.artifact import RECORD, SETTINGS, Artifact
-from kd_lightning.files.runs import write_json
+from kd_lightning.files.artifact import SETTINGS, TEST, VALIDATION, Artifact
+from kd_lightning.files.checksum import DamagedFileError
 from kd_lightning.measures.energy import EnergyMeter
 from kd_lightning.models.registry import load_state, savable_state
 from kd_lightning.training.best_on_test import BestOnTest, looks_on_test
@@ -89,12 +90,23 @@ def fit(training: Training, folder: Path, trainings: int = 1) -> Artifact:
 
 
 def find(folder: Path, identity: str) -> Artifact | None:
-    """What a folder holds, where it is complete and of this identity."""
+    """What a folder holds, where it is complete, undamaged and of this identity; what is damaged is told once."""
     try:
         found = Artifact.open(folder)
+        damage = found.damage() if found.record.get("identity") == identity else None
+    except DamagedFileError as error:
+        found, damage = None, str(error)
     except (OSError, ValueError):
         return None
-    return found if found.record.get("identity") == identity and found.weights.is_file() else None
+    if damage is not None:
+        _tell_once(f"{damage} It is made anew.")
+        return None
+    return found if found is not None and found.record.get("identity") == identity else None
+
+
+@cache
+def _tell_once(message: str) -> None:
+    log.warning(message)
 
 
 def _check_selection(training: Training) -> None:
@@ -111,6 +123,7 @@ def _resume_point(asked: str | None, folder: Path) -> str | None:
     if asked is not None:
         if not Path(asked).is_file():
             raise FileNotFoundError(f"ckpt_path={asked}: no such checkpoint.")
+        check_whole(Path(asked))
         return asked
     newest = newest_whole(sorted((folder / "checkpoints").glob("*.ckpt")))
     if newest is None:
@@ -146,6 +159,7 @@ def _best_state(trainer: pl.Trainer) -> dict[str, Tensor] | None:
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not path:
         return None
+    check_whole(Path(path))
     # Mapped: every process reads the weights, none of them the moments of the optimiser, which are twice as large.
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
 
@@ -206,7 +220,7 @@ def _measure_and_save(
             artifact.record["whole"] = predictions.whole
             save_predictions(net, call, data, artifact.folder, predictions, _device(training))
     save_file(savable_state(net, states[select]), artifact.weights)
-    write_json(artifact.folder / RECORD, artifact.record)
+    artifact.close()
 
 
 def _device(training: Training) -> torch.device:
@@ -224,6 +238,6 @@ def save_predictions(
     device: torch.device | None = None,
 ) -> None:
     """Write what a net says of the test split, and beside it of validation, which a calibration is fitted on."""
-    test.save(folder / "test.safetensors")
+    test.save(folder / TEST)
     if len(data.split.validation):
-        predict(net, call, "validation", data, device).save(folder / "validation.safetensors")
+        predict(net, call, "validation", data, device).save(folder / VALIDATION)

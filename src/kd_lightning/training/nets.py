@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from kd_lightning.config.schema import Config, Role
-from kd_lightning.files.artifact import WEIGHTS, Artifact, student_folder
+from kd_lightning.files.artifact import WEIGHTS, Artifact, student_folder, whole_weights
 from kd_lightning.models.compress.fake_quant import fake_quantise, without_fake_quant
 from kd_lightning.models.language.lora import has_lora, merge_lora
 from kd_lightning.models.registry import load_body, load_weights
@@ -64,10 +64,8 @@ def checkpoint_file(path: str) -> Path:
         FileNotFoundError: Where there is nothing of the kind.
     """
     given = Path(path)
-    if given.is_file():
-        return given
-    if given.is_dir():
-        return student_folder(given) / WEIGHTS
+    if given.exists():
+        return whole_weights(given)
     raise FileNotFoundError(
         f"checkpoint={path}: no such file or run folder. Give a .safetensors file, a file that"
         " torch.load(weights_only=True) reads, or the folder of a finished run."
@@ -112,7 +110,7 @@ def load_net(artifact: Artifact) -> nn.Module:
     settings = artifact.settings
     # Where its body came from may be gone; its weights are all in the file.
     net = student_net(replace(settings, student=replace(settings.student, body=None)))
-    load_weights(net, artifact.weights)
+    load_weights(net, artifact.file(WEIGHTS))
     return net.eval()
 
 

@@ -45,7 +45,12 @@ class Store:
         return exclusive(place.parent / f".{place.name}.lock", wait, waiting)
 
     def obtain(self, training: Training) -> Artifact:
-        """What the training leaves, with its net: taken where it is finished, else made while others wait."""
+        """What the training leaves, with its net: taken where it is finished, else made while others wait.
+
+        What is finished is only read: the store may be one that this user cannot write to.
+        """
+        if self.find(training) is not None:
+            return fit(training, self.place(training))
         with self.held(training):
             return fit(training, self.place(training))
 

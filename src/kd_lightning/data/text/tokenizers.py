@@ -138,7 +138,8 @@ class Pretrained:
 
         name = resolve_name(self.name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=self.revision or "main", **self.options)
+            options = {"trust_remote_code": False, **self.options}  # unset, transformers would ask at the terminal
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=self.revision or "main", **options)
         except (OSError, ValueError, KeyError) as error:
             where = "this folder" if Path(name).is_dir() else "the Hugging Face hub (or this machine is offline)"
             raise FileNotFoundError(

@@ -39,6 +39,7 @@ class Format:
         takes: What it is for: ``image``, ``text``, or both.
         with_tokenizer: Whether it is a folder that the tokenizer of a text student lies in too.
         packages: What is installed to write and run it; their versions go into the record.
+        runs_code: Whether reading a file can run what is in it: then it must be of this machine, or trusted.
         place: Where it stands in lists; those of one place by name.
         against: Why there can be no such file of a net or on this machine, seen without writing one; None where it may
             be.
@@ -55,6 +56,7 @@ class Format:
     with_tokenizer: bool = False
     packages: tuple[str, ...] = ()
     place: int = 100
+    runs_code: bool = False
     against: Callable[[nn.Module], str | None] = nothing_against
 
     def refusal(self, net: nn.Module, kind: str) -> str | None:

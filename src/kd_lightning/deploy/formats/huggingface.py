@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +59,13 @@ def load(path: Path) -> Runner:
 
     from kd_lightning.core.calls import TokenCall
 
-    config = transformers.AutoConfig.from_pretrained(path)
+    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    kind = getattr(transformers, config.architectures[0], None)
+    if not inspect.isclass(kind) or not issubclass(kind, transformers.PreTrainedModel):
+        raise ValueError(f"{path}: config.json names {config.architectures[0]}, which is no model of transformers.")
     with _without_bars():
-        net = getattr(transformers, config.architectures[0]).from_pretrained(path).eval()
+        net: Any = kind.from_pretrained(path)
+        net.eval()
     call = TokenCall()
 
     def run(inputs: Inputs) -> Tensor:

@@ -46,4 +46,5 @@ TORCH_EXPORT = Format(
     use=USE,
     packages=("torch",),
     place=2,
+    runs_code=True,
 )

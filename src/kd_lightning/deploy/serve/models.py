@@ -16,10 +16,10 @@ from kd_lightning.config.roles import TEACHER, frozen
 from kd_lightning.config.schema import Frozen
 from kd_lightning.config.schema_jobs import Serve
 from kd_lightning.config.values import read_settings
+from kd_lightning.deploy.folder import TOKENIZER, read_preprocessing
 from kd_lightning.deploy.formats.registry import FORMATS, Runner
 from kd_lightning.deploy.inputs import Inputs
 from kd_lightning.deploy.outputs import task_of
-from kd_lightning.deploy.student import TOKENIZER, read_preprocessing
 from kd_lightning.files.artifact import SETTINGS, WEIGHTS
 from kd_lightning.training.nets import build_net, load_net, load_run
 

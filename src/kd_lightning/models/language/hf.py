@@ -105,7 +105,7 @@ def _configuration(name: str, fields: Mapping[str, Any]) -> Any:
         base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
         raise ValueError(f"{folder} holds adapters only: merge them into {base} first (peft: merge_and_unload).")
     with _hub(name):
-        configuration = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else name)
+        configuration = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else name, trust_remote_code=False)
     for key, value in fields.items():
         if key != "problem_type" and not hasattr(configuration, key):
             raise ValueError(f"{type(configuration).__name__} has no field '{key}' (config={{{key}: {value}}}).")
