@@ -24,7 +24,7 @@ from kd_lightning.data.sampler import count_views
 from kd_lightning.models.anatomy.aliases import match_stages
 from kd_lightning.training.objective import build_objective
 from kd_lightning.training.precision import decide_precision
-from kd_lightning.training.roles import build_followers, build_frozen, build_learner, check_outputs
+from kd_lightning.training.roles import build_followers, build_frozen, build_learner, check_outputs, check_packing
 from kd_lightning.training.training import Training
 
 
@@ -52,6 +52,7 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
     lives = [build_frozen(name, known[name], objective, own, example) for name, own in nets.items()]
     for role in (learner, *lives):
         check_outputs(role, example, data)
+        check_packing(role, example)
     settings = replace(settings, trainer=decide_precision(settings, net, example, data.task.output))
     roles, example = _served(replace(training, settings=settings), objective, learner, lives, example, trainings)
     rollout = instantiate(settings.method.rollout)
