@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kd_lightning.losses.chunked_head import chunked_head_loss
 from kd_lightning.losses.forward_kl import forward_kl_loss
 from kd_lightning.losses.jsd import jsd_loss
+from kd_lightning.losses.ops.heads import Finish, FinishedHead, apply_frozen_head
 from kd_lightning.losses.reverse_kl import reverse_kl_loss
 
 TOKENS, WIDTHS, VOCABULARY = (3, 7), (6, 10), 33
@@ -46,6 +47,37 @@ def test_equals_whole_logits(beta, temperature, cross_entropy, chunk):
         pairs = zip(torch.autograd.grad(3 * loss, wanted), torch.autograd.grad(3 * expected, wanted), strict=True)
         for got, right in pairs:
             torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_what_a_model_does_after_its_head_is_done_here_too(beta):
+    """Soft caps, scales and a narrower vocabulary, each of student and teacher for itself."""
+    student, teacher, ours, theirs, mask, target = setup(torch.float64)
+    target = target.clamp(max=VOCABULARY - 4)
+    capped, scaled = Finish(cap=0.7, width=VOCABULARY - 3), Finish(scale=3.0, cap=1.5)
+    options = {"beta": beta, "temperature": 1.5, "cross_entropy": 0.4}
+    for finishes in ((capped, scaled), (scaled, capped), (Finish(2.0), capped)):
+        ends = [FinishedHead(head, finish) for head, finish in zip((ours, theirs), finishes, strict=True)]
+        pairs = zip((ours, theirs), finishes, strict=True)
+        by_hand = [lambda states, head=head, f=f: _by_hand(head(states), f) for head, f in pairs]
+        expected = whole(student, teacher, *by_hand, mask, target, **options)
+        loss = chunked_head_loss(student, teacher, *ends, mask, target, **options, chunk=4)
+        torch.testing.assert_close(loss, expected)
+        wanted = [student, *ours.parameters()]
+        pairs = zip(torch.autograd.grad(loss, wanted), torch.autograd.grad(expected, wanted), strict=True)
+        for got, right in pairs:
+            torch.testing.assert_close(got, right)
+
+
+def _by_hand(found, finish):
+    found = found[..., : VOCABULARY - 3] * finish.scale
+    return found if finish.cap is None else finish.cap * torch.tanh(found / finish.cap)
+
+
+def test_a_loss_that_cannot_repeat_it_refuses():
+    head = FinishedHead(nn.Linear(4, 3), Finish(scale=0.5))
+    with pytest.raises(ValueError, match=r"scale=0\.5.*loss on logits"):
+        apply_frozen_head(head, torch.ones(2, 4))
 
 
 def test_names_of_the_ends():

@@ -101,12 +101,12 @@ class AttentionReader:
         by_head = fused.reshape(*fused.shape[:-1], self.heads, -1)
         return tuple(part.flatten(-2) for part in by_head.chunk(3, dim=-1))
 
-    def scores(self, layers: list[Projections], mask: Tensor, positions: Tensor | None) -> list[Tensor]:
+    def scores(self, layers: list[Projections], masks: list[Tensor], positions: Tensor | None) -> list[Tensor]:
         """Attention scores before the softmax, (B, heads, T, T), of every layer.
 
         Args:
             layers: What :meth:`take` gave.
-            mask: Who may attend to whom, broadcast to (B, heads, T, T); others score ``MASKED``.
+            masks: Of each, who may attend to whom, broadcast to (B, heads, T, T); others score ``MASKED``.
             positions: Positions (B, T) for rotary embeddings; None counts from 0.
 
         Raises:
@@ -122,7 +122,8 @@ class AttentionReader:
                 " queries, keys and values (minilmv2), or on logits."
             )
         table = None if rotary is None else self._rotations(rotary, layers[0].query, positions)
-        return [self._scores(m, p, mask, table) for m, p in zip(self.modules, layers, strict=True)]
+        every = zip(self.modules, layers, masks, strict=True)
+        return [self._scores(module, layer, mask, table) for module, layer, mask in every]
 
     @staticmethod
     @torch.no_grad()

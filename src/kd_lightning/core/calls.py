@@ -145,8 +145,8 @@ class TokenCall:
         whole = known.base is known.inner or self._needs_head(names, known)
         module = net if whole else known.base
         arguments = self._arguments_of(known, whole, batch)
-        by_layer = "hidden_states" in names or (names & _EMBEDDED and whole and known.base is not known.inner)
-        if by_layer and known.config is not None:
+        each = "hidden_states" in names or (names & _EMBEDDED and whole and known.base is not known.inner)
+        if each and known.config is not None:
             arguments["output_hidden_states"] = True
         reader = self._reader_of(net) if names & _PROJECTED else None
         if reader is None:
@@ -162,8 +162,9 @@ class TokenCall:
             if name in names:
                 signals[name] = [getattr(layer, part) for layer in layers]
         if "attentions" in names:
-            mask = visible(valid_tokens(batch), reader.causal, batch.get("segment_ids"))
-            signals["attentions"] = reader.scores(layers, mask, arguments.get("position_ids"))
+            masks = self._masks(known, reader.causal, batch)
+            by_layer = [masks[known.windows.of_layer(i)] for i in range(len(layers))]
+            signals["attentions"] = reader.scores(layers, by_layer, arguments.get("position_ids"))
         return signals
 
     def _needs_head(self, names: frozenset[str], known: LanguageNet) -> bool:
@@ -195,15 +196,30 @@ class TokenCall:
             arguments["use_cache"] = False
         return arguments
 
+    def _packed_mask(self, known: LanguageNet, batch: Batch) -> Tensor | dict[str, Tensor]:
+        """A mask (B, 1, T, T) in the form that the attention takes: boolean, or added to the scores; one for every kind
+        of layer where they see differently far."""
+        masks = self._masks(known, known.causal, batch)
+        for kind, mask in masks.items():
+            # A row of padding sees itself: a softmax over nothing would be nan.
+            mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+            if getattr(known.config, "_attn_implementation", "") == "eager":
+                lowest = torch.finfo(torch.float32).min
+                mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, lowest)
+            masks[kind] = mask
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
     @staticmethod
-    def _packed_mask(known: LanguageNet, batch: Batch) -> Tensor:
-        """A mask (B, 1, T, T) in the form that the attention takes: boolean, or added to the scores."""
-        mask = visible(valid_tokens(batch), known.causal, batch["segment_ids"])
-        # A row of padding sees itself: a softmax over nothing would be nan.
-        mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
-        if getattr(known.config, "_attn_implementation", "") != "eager":
-            return mask
-        return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+    def _masks(known: LanguageNet, causal: bool, batch: Batch) -> dict[str, Tensor]:
+        """Who may attend to whom, for every kind of layer."""
+        valid, segments = valid_tokens(batch), batch.get("segment_ids")
+        try:
+            return known.windows.masks(visible(valid, causal, segments), positions(valid, segments))
+        except ValueError as error:
+            raise ValueError(
+                f"{type(known.inner).__name__} cannot keep the texts of a row apart, or give attention scores:"
+                f" {error}. Set data.packing=false, or take a method on hidden states or logits."
+            ) from None
 
     def _signals(self, names: frozenset[str], output: Any, batch: Batch, net: nn.Module) -> Signals:
         signals: Signals = {}

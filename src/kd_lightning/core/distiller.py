@@ -16,6 +16,7 @@ from kd_lightning.core.accumulation import TokenWeights
 from kd_lightning.core.calls import Batch, Signals
 from kd_lightning.core.course import check_weights
 from kd_lightning.core.follow import follow_all
+from kd_lightning.core.heads import read_heads
 from kd_lightning.core.metrics import Evaluation, Evaluations
 from kd_lightning.core.modes import evaluating
 from kd_lightning.core.optim import Scheduler, configure
@@ -91,8 +92,7 @@ class Distiller(pl.LightningModule):
         measured = self.evaluations.references
         for name, role in roles.by_name.items():
             role.listen([r for r in references if r.scope == name], [r for r in measured if r.scope == name])
-        if channels_last:
-            for role in roles.by_name.values():
+            if channels_last:
                 role.net.to(memory_format=torch.channels_last)
         self.pairing = self._dry_run(example, seed)
         self._can_learn = {name for name, parameter in self.named_learnable() if parameter.requires_grad}
@@ -115,6 +115,7 @@ class Distiller(pl.LightningModule):
             torch.manual_seed(seed)
             with torch.no_grad():
                 batch = self.prepare_batch(example)
+                read_heads(self.roles.by_name.values(), self.objective, batch)
                 signals = self.roles(batch, self._active)
             pairing = []
             for term in self.objective:
@@ -157,10 +158,8 @@ class Distiller(pl.LightningModule):
     @property
     def in_last_stage(self) -> bool:
         """Whether the step just done belonged to the last stage of the method (or there are no stages)."""
-        if len(self.objective.stages) < 2:
-            return True
-        done = max(self.global_step - 1, 0) / max(self._total_steps, 1)
-        return self.objective.stage(Progress(done)) is self.objective.stages[-1]
+        stages, done = self.objective.stages, max(self.global_step - 1, 0) / max(self._total_steps, 1)
+        return len(stages) < 2 or self.objective.stage(Progress(done)) is stages[-1]
 
     def on_fit_start(self) -> None:
         """Look up the length of the training once."""

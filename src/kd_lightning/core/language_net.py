@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd_lightning.core.windows import Windows
+
 
 def positions(valid: Tensor, segments: Tensor | None = None) -> Tensor:
     """Positions (B, T) counted from the first valid token (of each packed text); 0 on padding before it."""
@@ -55,6 +57,7 @@ class LanguageNet:
         counts_positions: It derives positions from the tokens (RoBERTa), with an offset that only it knows.
         token_types: How many kinds of tokens it tells apart.
         causal: A token sees only those before it.
+        windows: How far its layers see.
         config: That of transformers, or None.
     """
 
@@ -68,6 +71,7 @@ class LanguageNet:
     counts_positions: bool
     token_types: int
     causal: bool
+    windows: Windows
     config: Any
 
     @classmethod
@@ -88,6 +92,7 @@ class LanguageNet:
             counts_positions=any(hasattr(m, "create_position_ids_from_input_ids") for m in modules.values()),
             token_types=getattr(config, "type_vocab_size", 0) or 0,
             causal=any(getattr(module, "is_causal", False) for module in modules.values()),
+            windows=Windows.of(config),
             config=config,
         )
 

@@ -51,6 +51,8 @@ class Role(nn.Module):
         self.trainable = trainable
         self.precision = precision
         self.taps = Taps(net, (), name)
+        # Path of a head -> the head with what the net does after it, for terms that take it as a module.
+        self.heads: dict[str, nn.Module] = {}
         self._found: dict[str, nn.Module] = {}
         self._training_names: frozenset[str] = frozenset()
         self._evaluation_names: frozenset[str] | None = None
@@ -143,6 +145,16 @@ class Role(nn.Module):
             self._tell(self._training_names)
 
     @contextmanager
+    def asked(self, names: Iterable[str]) -> Iterator[None]:
+        """Inside, the call gives these signals, and nothing is captured."""
+        with self.paused():
+            self._tell(frozenset(names))
+            try:
+                yield
+            finally:
+                self._tell(self._training_names)
+
+    @contextmanager
     def paused(self) -> Iterator[None]:
         """Inside, the net may run as often as it likes, for example to generate: nothing is captured.
 
@@ -175,7 +187,7 @@ class Role(nn.Module):
         places = self.places(reference)
         if reference.flag == "module":
             paths = [places] if isinstance(places, str) else list(places)
-            modules = [self._module(path) for path in paths]
+            modules = [self.heads.get(path) or self._module(path) for path in paths]
             return modules[0] if isinstance(places, str) else modules
         if isinstance(places, tuple):
             values = [signals[place] for place in places]

@@ -41,27 +41,25 @@ SAMPLES = 16
 LARGE = 1e9
 
 
-def check_export(export: Export, inputs: Inputs) -> None:
-    """Refuse formats that there are not, that are not for these inputs, or whose packages are not installed.
+def check_export(export: Export, net: nn.Module, kind: str) -> None:
+    """Refuse formats that there are not, that there cannot be of this net, or whose packages are not installed.
 
     Args:
         export: As it is set.
-        inputs: Of the student.
+        net: The student as it would be exported, trained or not.
+        kind: What it takes: ``image`` or ``text``.
 
     Raises:
         ValueError: Names the format and what to set.
     """
-    if export.check not in CHECKS:
-        raise ValueError(f"export.check={export.check}: choose {', '.join(CHECKS)}.")
-    kind = kind_of(inputs)
     for name in export.formats:
         form = known_format(name, f"export.formats={export.formats}")
-        if kind not in form.takes:
-            raise ValueError(f"There is no {form.title} file of a student that takes {kind}s: leave {name} out.")
         if absent := missing(form.packages):
             raise ValueError(
                 f"export.formats={export.formats}: {name} needs {', '.join(absent)}, which is not installed here."
             )
+        if refusal := form.refusal(net, kind):
+            raise ValueError(refusal)
 
 
 @contextmanager
@@ -79,13 +77,15 @@ def trial_export(settings: Config, data: SplitDataModule) -> Iterator[None]:
     if not is_main_process():
         yield
         return
+    if export.check not in CHECKS:
+        raise ValueError(f"export.check={export.check}: choose {', '.join(CHECKS)}.")
     call = instantiate(settings.student.call)
     examples = calibration(data, call, SAMPLES)
-    check_export(export, examples)
-    if not export.formats or export.check in ("off", "False"):
+    net = deployable(student_net(settings).eval(), call, data)
+    check_export(export, net, kind_of(examples))
+    if not export.formats or export.check == "off":
         yield
         return
-    net = deployable(student_net(settings).eval(), call, data)
     trial, names = Trial(net, examples, list(export.formats), export.tolerance), ", ".join(export.formats)
     with tempfile.TemporaryDirectory(prefix="kd_lightning-") as folder:
         given = Path(folder) / "trial.pkl"
@@ -123,12 +123,11 @@ def attempt(trial: Trial) -> list[str]:
         for name in trial.formats:
             form = FORMATS[name]
             try:
-                form.write(trial.net, trial.examples, Path(folder) / form.file)
-                run = form.load(Path(folder) / form.file)
+                form.make(trial.net, trial.examples, Path(folder) / form.file)
+                run = form.runner(Path(folder) / form.file)
                 gaps = [_gap(run, trial.net, part(trial.examples, 0, size)) for size in SIZES]
-            except Exception as error:  # of any library: the user is told what it says
-                why = str(error).strip() or type(error).__name__
-                found.append(f"The student cannot be exported as {form.title}: {why[:600]}")
+            except ValueError as error:
+                found.append(str(error))
                 continue
             if form.exact and not max(gaps) <= trial.tolerance:
                 found.append(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_lightning.losses.ops.chunks import ELEMENTS, ChunkedHead, Settings
-from kd_lightning.losses.ops.heads import classifier
+from kd_lightning.losses.ops.heads import classifier, finish_of
 from kd_lightning.losses.ops.tokens import check_fraction
 
 IGNORE = -100
@@ -45,7 +45,8 @@ def chunked_head_loss(
     Args:
         student: Student states before the head, (B, T, D_s) or (N, D_s), of a causal model unshifted.
         teacher: Teacher states, (B, T, D_t) or (N, D_t).
-        student_head: Linear layer D_s -> V; its gradient is made too.
+        student_head: Linear layer D_s -> V; its gradient is made too. What the model does after it is kept
+            (:class:`~kd_lightning.losses.ops.heads.FinishedHead`, which a role makes of ``head!module``).
         teacher_head: Linear layer D_t -> V; where the sizes differ, the entries that both have count.
         mask: Tokens whose distributions are compared, (B, T) or (N,); None for all of them.
         target: Classes for the cross-entropy, same shape, -100 to ignore.
@@ -72,8 +73,9 @@ def chunked_head_loss(
     compared = torch.ones(positions, dtype=torch.bool, device=student.device) if mask is None else mask.bool()
     wanted = torch.zeros_like(compared) if target is None or not cross_entropy else target != IGNORE
     rows = (compared | wanted).flatten()
-    heads = classifier(student_head), classifier(teacher_head)
-    size = min(head.weight.shape[0] for head in heads)
+    heads = tuple(classifier(head, finished=False) for head in (student_head, teacher_head))
+    ours, theirs = finish_of(student_head), finish_of(teacher_head)
+    size = min(*(head.weight.shape[0] for head in heads), *(x.width for x in (ours, theirs) if x.width is not None))
     dtype = student.dtype
     if torch.is_autocast_enabled(student.device.type):
         dtype = torch.get_autocast_dtype(student.device.type)
@@ -93,13 +95,15 @@ def chunked_head_loss(
             scale=temperature**2 if scale_by_temperature else 1.0,
             cross_entropy=cross_entropy,
             chunk=chunk or max(16, ELEMENTS // size),
+            student=ours,
+            teacher=theirs,
         )
         classes = torch.zeros_like(compared, dtype=torch.int64) if target is None else target
         with torch.no_grad():
-            theirs = prepared(teacher.detach(), heads[1])
+            fixed = prepared(teacher.detach(), heads[1])
         loss: Tensor = ChunkedHead.apply(
             *prepared(student, heads[0]),
-            *theirs,
+            *fixed,
             classes.flatten()[rows],
             weights(compared),
             weights(wanted),

@@ -30,7 +30,7 @@ from kd_lightning.models.anatomy.aliases import match_stages
 from kd_lightning.training.nets import student_net
 from kd_lightning.training.objective import build_objective
 from kd_lightning.training.precision import AUTO, FULL, decide_precision
-from kd_lightning.training.roles import build_followers, build_frozen, build_learner, check_outputs
+from kd_lightning.training.roles import build_followers, build_frozen, build_learner, check_outputs, check_packing
 from kd_lightning.training.training import Training
 
 # Samples that shapes are found out on, on the CPU: a batch of all processes takes a large teacher minutes there.
@@ -65,6 +65,7 @@ def build_distiller(
     lives = [build_frozen(name, known[name], objective, own, example) for name, own in nets.items()]
     for role in (learner, *lives):
         check_outputs(role, example, data)
+        check_packing(role, example)
     settings = replace(settings, trainer=decide_precision(settings, net, batch, data.task.output))
     roles, stored = _served(replace(training, settings=settings), objective, learner, lives, batch, trainings)
     if stored:

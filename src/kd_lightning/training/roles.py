@@ -108,3 +108,36 @@ def check_outputs(role: Role, example: Mapping[str, Any], data: SplitDataModule)
             f" Set {role.key}.net.{task.width}=${{data.{fact}}}, or give a checkpoint that was trained on these"
             f" {task.unit}."
         )
+
+
+def check_packing(role: Role, example: Mapping[str, Any]) -> None:
+    """Of several texts in a row each must be answered as if it stood alone; masks cannot do that for every net.
+
+    Args:
+        role: Any.
+        example: A training batch; one without packed texts is as it should be.
+
+    Raises:
+        ValueError: What a text is answered depends on the text before it.
+    """
+    if "segment_ids" not in example or "logits" not in role.call.provides:
+        return
+    segments = example["segment_ids"]
+    row = int(segments.amax(1).argmax())
+    second = segments[row] == 2
+    if not second.any():
+        return
+    tokens = {name: example[name][row : row + 1] for name in ("input_ids", "attention_mask", "segment_ids")}
+    alone = {name: tokens[name][:, second] for name in ("input_ids", "attention_mask")}
+    training = role.net.training
+    role.net.eval()
+    with torch.no_grad(), role.asked({"logits"}):
+        together, apart = (role.call(role.net, batch)["logits"].float() for batch in (tokens, alone))
+    role.net.train(training)
+    together, finite = together[:, second], apart.isfinite()
+    least = torch.finfo(next(role.net.parameters()).dtype).eps ** 0.5
+    if not (together - apart)[finite].abs().max() <= 4 * least * apart[finite].abs().max():
+        raise ValueError(
+            f"{type(role.net).__name__} ({role.name}) does not keep the texts of a row apart: what it says of one"
+            " depends on the one before. Set data.packing=false."
+        )

@@ -48,14 +48,31 @@ DECODERS: dict[str, Any] = {
     ),
     "llama": lambda: t.LlamaConfig(**_COMMON, **_LLAMA),
     "qwen3": lambda: t.Qwen3Config(**_COMMON, **_LLAMA, head_dim=4),
+    "mistral": lambda: t.MistralConfig(**_COMMON, **_LLAMA, head_dim=4, sliding_window=3),
     "gpt_neox": lambda: t.GPTNeoXConfig(**_COMMON, **_NEOX),
+}  # fmt: skip
+
+MIXED: dict[str, Any] = {  # layers that see differently far, or keep what they have read in another way
+    "gemma2": lambda: t.Gemma2Config(**_COMMON, **_LLAMA, head_dim=4, sliding_window=3),
+    "llama4": lambda: t.Llama4TextConfig(
+        **_COMMON, **_LLAMA, head_dim=4, intermediate_size_mlp=32, attention_chunk_size=3, num_local_experts=2,
+        layer_types=["chunked_attention", "full_attention"], no_rope_layers=[1, 0],
+    ),
+    "qwen3_next": lambda: t.Qwen3NextConfig(
+        **_COMMON, **_LLAMA, head_dim=4, layer_types=["linear_attention", "full_attention"], num_experts=2,
+        num_experts_per_tok=1, linear_num_value_heads=2, linear_num_key_heads=2, linear_key_head_dim=4,
+        linear_value_head_dim=4, moe_intermediate_size=8, shared_expert_intermediate_size=8,
+    ),
+    "recurrent_gemma": lambda: t.RecurrentGemmaConfig(
+        **_COMMON, **_LLAMA, head_dim=4, attention_window_size=16, block_types=("recurrent", "attention"), lru_width=16
+    ),
 }  # fmt: skip
 
 
 def net(family: str, task: str, attention: str = "eager") -> Any:
     """A net in eval mode, the same at every call."""
     auto = {"causal_lm": t.AutoModelForCausalLM, "masked_lm": t.AutoModelForMaskedLM, "embedding": t.AutoModel}
-    config = (ENCODERS | DECODERS)[family]()
+    config = (ENCODERS | DECODERS | MIXED)[family]()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         built = auto.get(task, t.AutoModelForSequenceClassification).from_config(config, attn_implementation=attention)

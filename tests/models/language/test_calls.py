@@ -10,13 +10,14 @@ from kd_lightning.core.language_net import positions
 from kd_lightning.core.references import Reference
 from kd_lightning.core.roles import Role
 from kd_lightning.models.anatomy.find import anatomy
+from kd_lightning.training.roles import check_packing
 from tests.models.language.nets import DECODERS, ENCODERS, VOCABULARY, net, padded, texts
 
 FAMILIES = [*ENCODERS, *DECODERS]
 
 
 def task_of(family: str) -> str:
-    return "causal_lm" if family in DECODERS else "masked_lm"
+    return "masked_lm" if family in ENCODERS else "causal_lm"
 
 
 def call(*names: str, **options) -> TokenCall:
@@ -167,18 +168,37 @@ def test_a_tokenizer_of_its_own():
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "mistral", "gemma2", "llama4"])
 def test_packed_texts_do_not_see_each_other(family, attention):
+    if family == "gemma2":  # has no sdpa
+        attention = "eager"
     lm, rows = net(family, task_of(family), attention), texts()
     packed = {
         "input_ids": torch.cat([*rows, torch.ones(2, dtype=torch.int64)])[None],
         "attention_mask": torch.tensor([[1] * 16 + [0] * 2]),
         "segment_ids": torch.tensor([[0] * 7 + [1] * 4 + [2] * 5 + [3] * 2]),
     }
-    logits = TokenCall()(lm, packed)["logits"][0]
+    logits = call("logits")(lm, packed)["logits"][0]
     assert logits.isfinite().all()
-    alone = torch.cat([TokenCall()(lm, padded([row]))["logits"][0] for row in rows])
+    alone = torch.cat([call("logits")(lm, padded([row]))["logits"][0] for row in rows])
     torch.testing.assert_close(logits[:16], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_nets_that_mix_the_texts_of_a_row_are_refused():
+    """What a recurrent layer has read of one text reaches the next, whatever the mask says."""
+    rows = texts((7, 5))
+    packed = {
+        "input_ids": torch.cat(rows)[None],
+        "attention_mask": torch.ones(1, 12, dtype=torch.int64),
+        "segment_ids": torch.tensor([[1] * 7 + [2] * 5]),
+    }
+    for family in ("llama", "mistral", "gemma2"):
+        check_packing(Role("student", net(family, "causal_lm"), TokenCall()), packed)
+    for family in ("recurrent_gemma", "qwen3_next"):
+        role = Role("student", net(family, "causal_lm"), TokenCall())
+        with pytest.raises(ValueError, match=r"texts of a row apart.*data\.packing=false"):
+            check_packing(role, packed)
+        check_packing(role, padded(rows))
 
 
 def test_packing_is_refused_where_positions_are_counted_by_the_net():

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+import transformers as t
 from torch import Tensor, nn
 
 from kd_lightning.cache.topk import TopKCall
@@ -83,6 +84,76 @@ def test_a_step(name):
     assert all(p.grad is None for p in teacher.parameters())
 
 
+def scaled(family: str, seed: int) -> nn.Module:
+    """A decoder that changes its logits after the head, by much."""
+    config, options = {
+        "gemma2": (t.Gemma2Config, {"head_dim": 16, "final_logit_softcapping": 5.0}),
+        "granite": (t.GraniteConfig, {"logits_scaling": 8.0}),
+        "cohere": (t.CohereConfig, {"logit_scale": 0.25}),
+        "padded": (t.LlamaConfig, {}),
+        "minicpm3": (t.MiniCPM3Config, {}),
+    }[family]
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, **heads}
+    torch.manual_seed(seed)
+    net = t.AutoModelForCausalLM.from_config(config(vocab_size=VOCABULARY + 8, pad_token_id=PAD, **sizes, **options))
+    for parameter in net.parameters():
+        parameter.data.mul_(8)
+    return net.eval()
+
+
+@pytest.mark.parametrize(("chunked", "whole"), [("chunked_kl", "forward_kl"), ("chunked_jsd", "jsd")])
+@pytest.mark.parametrize("family", ["gemma2", "granite", "cohere", "padded"])
+def test_chunks_of_the_head_give_the_models_own_logits(family, chunked, whole):
+    """Gemma caps them, Granite and Cohere scale them, and the call cuts a padded vocabulary."""
+    student, teacher = scaled(family, 0), scaled(family, 1)
+    wide = VOCABULARY if family == "padded" else None
+    prepared, found = batch("causal_lm"), []
+    for name in (chunked, whole):
+        roles = [
+            Role("student", student, TokenCall(wide), anatomy(student).aliases()),
+            Role("teacher", teacher, TokenCall(wide), anatomy(teacher).aliases(), trainable=False),
+        ]
+        objective = build_objective(composed(f"method={name}").method)
+        optimizer = functools.partial(torch.optim.SGD, lr=0.1)
+        module = Distiller(Roles(roles), objective, prepared, {}, optimizer).eval()
+        resolve = functools.partial(module._resolve, signals=module.roles(prepared, module._active), batch=prepared)
+        total, _ = module.objective(functools.partial(resolve, progress=Progress()), Progress())
+        total.backward()
+        found.append((total.detach(), student.lm_head.weight.grad.clone()))
+        student.zero_grad()
+    assert found[1][0] > 0.01
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+def test_states_that_the_head_does_not_read_are_refused():
+    """MiniCPM divides them before the head, BERT has further layers there: silently other logits before."""
+    for task, net in (("causal_lm", scaled("minicpm3", 0)), ("masked_lm", tiny_bert(VOCABULARY, "masked_lm", **SIZES))):
+        objective = build_objective(composed("method=chunked_kl").method)
+        with pytest.raises(ValueError, match=r"teacher.last_hidden_state.*forward_kl"):
+            distiller(task, objective, net, net)
+
+
+def test_a_head_whose_numbers_become_something_else_is_refused():
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_gpt(VOCABULARY, **SIZES)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            logits: Tensor = self.inner(input_ids, attention_mask=attention_mask).logits
+            return logits.log_softmax(-1)
+
+    objective = build_objective(
+        composed("method=chunked_kl", "method.terms.chunked_forward_kl.inputs.student=student.embedding").method
+    )
+    net = Normed()
+    role = Role("student", net, TokenCall(), {"head": "inner.lm_head", "embedding": "inner.lm_head:in"})
+    teacher = Role("teacher", tiny_gpt(VOCABULARY, **SIZES), TokenCall(), {"head": "lm_head"}, trainable=False)
+    with pytest.raises(ValueError, match=r"Normed \(student\).*student.taps.head"):
+        Distiller(Roles([role, teacher]), objective, batch("causal_lm"), {}, torch.optim.SGD)
+
+
 def test_evaluation_asks_for_what_training_does_not(tmp_path):
     """With the chunked head no logits are made in training, and validation has them all the same."""
     torch.manual_seed(0)
@@ -94,7 +165,8 @@ def test_evaluation_asks_for_what_training_does_not(tmp_path):
     term = Term("kl", ChunkedForwardKLLoss(), {**states, **heads, "mask": "batch.loss_mask"})
     evaluation = Evaluation({"nll": NegativeLogLikelihood()}, {"preds": "student.logits", "target": "batch.target"})
     module = distiller("causal_lm", Objective([term]), student, teacher, evaluation=evaluation)
-    assert not ran  # the dry run is one of training
+    assert [len(logits) for logits in ran] == [2]  # asked once what follows it; the dry run is one of training
+    ran.clear()
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kd_lightning.losses.ops.heads import Finish
 from kd_lightning.losses.ops.tokens import log_mixture
 
 # Logits of one chunk: tokens times vocabulary.
@@ -26,6 +27,8 @@ class Settings:
         scale: Multiplies the divergence.
         cross_entropy: Weight of the cross-entropy.
         chunk: Tokens at a time.
+        student: What the student does to what its head gives.
+        teacher: What the teacher does.
     """
 
     beta: float
@@ -33,6 +36,8 @@ class Settings:
     scale: float
     cross_entropy: float
     chunk: int
+    student: Finish
+    teacher: Finish
 
 
 def divergence_and_gradient(
@@ -106,8 +111,8 @@ class ChunkedHead(torch.autograd.Function):
         for start in range(0, len(student), settings.chunk):
             rows = slice(start, start + settings.chunk)
             logits = F.linear(student[rows], weight, bias)
-            full = logits.to(total.dtype)
-            theirs = F.linear(teacher[rows], teacher_weight, teacher_bias).to(total.dtype)
+            full = settings.student(logits.to(total.dtype))
+            theirs = settings.teacher(F.linear(teacher[rows], teacher_weight, teacher_bias).to(total.dtype))
             value, slope = divergence_and_gradient(full, theirs, settings.beta, settings.temperature, any(wanted))
             total += (value * divergence_weight[rows]).sum() * settings.scale
             if slope is not None:
@@ -115,6 +120,7 @@ class ChunkedHead(torch.autograd.Function):
             if settings.cross_entropy:
                 total += _cross_entropy(full, target[rows], target_weight[rows] * settings.cross_entropy, slope)
             if slope is not None:
+                slope = settings.student.slope(full, slope)
                 _accumulate(slopes, slope.to(student.dtype), student[rows], weight, rows)
         ctx.save_for_backward(*(slope for slope in slopes if slope is not None))
         ctx.present = [slope is not None for slope in slopes]
