@@ -86,10 +86,17 @@ def of_step(settings: Mapping[str, Any]) -> list[Any]:
 
 def of_command(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What two starts of one command share."""
-    kept = {str(key): _decided(value) for key, value in settings.items() if key not in NOT_OF_COMMAND}
+    kept = {str(key): _unchecked(_decided(value)) for key, value in settings.items() if key not in NOT_OF_COMMAND}
     if not kept.get("roles"):  # there were none at first
         kept.pop("roles", None)
+    else:
+        kept["roles"] = {name: _unchecked(role) for name, role in kept["roles"].items()}
     return kept
+
+
+def _unchecked(node: Any) -> Any:
+    """A part of a command, less what is looked at before it (``teacher.check``, ``export.check``)."""
+    return {key: value for key, value in node.items() if key != "check"} if isinstance(node, Mapping) else node
 
 
 def _decided(node: Any) -> Any:

@@ -77,22 +77,23 @@ def trial_export(settings: Config, data: SplitDataModule) -> Iterator[None]:
     if not is_main_process():
         yield
         return
-    if export.check not in CHECKS:
+    check = "off" if export.check == "False" else export.check  # YAML reads a bare `off` as false
+    if check not in CHECKS:
         raise ValueError(f"export.check={export.check}: choose {', '.join(CHECKS)}.")
     call = instantiate(settings.student.call)
     examples = calibration(data, call, SAMPLES)
     net = deployable(student_net(settings).eval(), call, data)
     check_export(export, net, kind_of(examples))
-    if not export.formats or export.check == "off":
+    if not export.formats or check == "off":
         yield
         return
     trial, names = Trial(net, examples, list(export.formats), export.tolerance), ", ".join(export.formats)
     with tempfile.TemporaryDirectory(prefix="kd_lightning-") as folder:
         given = Path(folder) / "trial.pkl"
-        if export.check == "parallel" and (size := _size(net)) > LARGE:
+        if check == "parallel" and (size := _size(net)) > LARGE:
             log.info(f"export: not tried beside the training, the student has {rough_size(size)}; see export.check.")
             yield
-        elif export.check == "parallel" and _handed(trial, given):
+        elif check == "parallel" and _handed(trial, given):
             with beside(given) as asked, watching(asked):
                 yield
         else:
