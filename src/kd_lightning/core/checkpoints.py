@@ -15,6 +15,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 log = logging.getLogger("kd_lightning")
 
+INEXACT = "within_a_step"
+"""Key of a checkpoint that an error left within a step: what goes on from it is near, not equal."""
+
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there.
@@ -45,27 +48,38 @@ def newest_whole(paths: Iterable[Path]) -> Path | None:
     """The checkpoint that is furthest in the training, of those that are whole; the others are set aside, by name.
 
     Args:
-        paths: Files. Of two that are equally far the later written one is taken, as it may know of a validation more.
+        paths: Files. Of those that are equally far an exact one is taken, and of these the later written one, as it may
+            know of a validation more.
     """
     found = []
     for path in paths:
-        step = _step(path)
-        if step is None:
+        state = _state(path)
+        if state is None:
             aside = path.with_suffix(f"{path.suffix}.damaged")
             with contextlib.suppress(FileNotFoundError):  # another process of the same training was faster
                 path.rename(aside)
                 log.warning(f"  {path.name} is damaged and set aside: {aside}")
         else:
-            found.append((step, path.stat().st_mtime_ns, path))
-    return max(found)[2] if found else None
+            step, exact = state
+            found.append((step, exact, path.stat().st_mtime_ns, path))
+    if not found:
+        return None
+    _, exact, _, path = max(found)
+    if not exact:
+        log.warning(
+            f"  {path.name} was saved within a step, by an error: what goes on from it is near a run that was not"
+            " stopped, and not equal to it."
+        )
+    return path
 
 
-def _step(path: Path) -> int | None:
-    """Steps of the optimiser that a checkpoint has behind it; None where it is not whole."""
+def _state(path: Path) -> tuple[int, bool] | None:
+    """Steps of the optimiser that a checkpoint has behind it, and whether it is exact; None where it is not whole."""
     if path.stat().st_size == 0:
         return None
     try:
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(content["global_step"]), not content.get(INEXACT, False)
     except (PermissionError, FileNotFoundError, MemoryError):
         raise
     except Exception:  # half a file fails in many ways
