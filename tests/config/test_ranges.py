@@ -102,6 +102,7 @@ def test_every_range_says_what_it_allows():
         ),
         (["+teacher.fit.optimizer.lr=fast"], "teacher.fit.optimizer.lr=fast: it must be a number from 0."),
         (["export.calibration=0", "export.formats=[onnx_int8]"], "An int8 file takes its ranges from these samples."),
+        (["scheduler=multistep", "trainer.max_epochs=200"], "the run ends after 200 epochs, so that 210 never comes"),
         (["lr=0.1"], "Unknown key 'lr'. Did you mean optimizer.lr?"),
         (["method.temperature=2"], "Did you mean method.terms.kd.loss.temperature?"),
         (["max_epochs=2"], "Did you mean trainer.max_epochs?"),
