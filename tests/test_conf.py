@@ -5,8 +5,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.ranges import check_ranges
 from kd_lightning.config.schema import register
-from kd_lightning.config.values import settings_of
+from kd_lightning.config.values import plain, settings_of
 from kd_lightning.files.runs import register_resolvers
 
 CONF = conf_dir()
@@ -45,6 +46,7 @@ def test_every_group_is_looked_at():
 def test_experiments_compose(name):
     cfg = compose("config", [f"+experiment={name}"])
     assert cfg.name
+    check_ranges(plain(settings_of(cfg)))
     assert cfg.method.terms
 
 

@@ -144,6 +144,73 @@ def test_sigterm_exits_143(cli, monkeypatch):
     assert cli(*TRAIN, "resume=auto").code == 0
 
 
+# Steps of three, three and one batch; a validation after the third and the sixth.
+WINDOWS = [*TRAIN, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=3", "trainer.val_check_interval=3"]
+
+
+@pytest.fixture(scope="module")
+def straight_windows(tmp_path_factory):
+    """The folder of the run that was not stopped."""
+    place = tmp_path_factory.mktemp("windows")
+    command(place, *WINDOWS, "hydra.run.dir=outputs/straight/a")
+    return place / "outputs/straight/a"
+
+
+def during(monkeypatch, batch, action):
+    """Do something in a batch, counted over all epochs, once."""
+    original = Distiller.training_step
+
+    def training_step(self, data, batch_idx):
+        if self.trainer.fit_loop.total_batch_idx == batch and os.environ.pop("STOP_ONCE", None):
+            action()
+        return original(self, data, batch_idx)
+
+    monkeypatch.setenv("STOP_ONCE", "1")
+    monkeypatch.setattr(Distiller, "training_step", training_step)
+
+
+def signals(*numbers):
+    def send():
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("batch", "numbers", "code"),
+    [
+        (2, [signal.SIGTERM], 143),
+        (8, [signal.SIGTERM], 143),
+        (8, [signal.SIGINT], 130),
+        pytest.param(13, [signal.SIGTERM], 143, marks=pytest.mark.slow),
+        pytest.param(1, [signal.SIGINT, signal.SIGINT], 130, marks=pytest.mark.slow),
+        (8, [signal.SIGINT, signal.SIGINT], 130),
+    ],
+)
+def test_a_stop_between_accumulated_batches_resumes_exactly(cli, monkeypatch, batch, numbers, code, straight_windows):
+    during(monkeypatch, batch, signals(*numbers))
+    stopped = cli(*WINDOWS)
+    assert stopped.code == code, stopped.text
+    folder = next(p for p in Path("outputs/x").iterdir())
+    assert (folder / "checkpoints/interrupted.ckpt").is_file() == (len(numbers) == 1)
+    resumed = cli(*WINDOWS, "resume=auto")
+    assert resumed.code == 0, resumed.text
+    assert_same_end(straight_windows, folder)
+
+
+def test_what_an_error_leaves_within_a_step_is_not_taken_for_exact(cli, monkeypatch):
+    def fail():
+        raise RuntimeError("out of something")
+
+    during(monkeypatch, 11, fail)
+    with pytest.raises(RuntimeError, match="out of something"):
+        cli(*WINDOWS)
+    resumed = cli(*WINDOWS, "resume=auto")
+    assert resumed.code == 0, resumed.text
+    assert "interrupted.ckpt was saved within a step, by an error" in resumed.text
+
+
 def test_a_run_of_another_configuration_is_not_continued(cli, monkeypatch):
     stop_at(monkeypatch, 3, signal.SIGINT)
     assert cli(*TRAIN).code == 130

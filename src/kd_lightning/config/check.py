@@ -13,6 +13,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from kd_lightning.config.explain import near
+from kd_lightning.config.ranges import check_ranges
+from kd_lightning.config.schedule import check_schedule
+from kd_lightning.config.values import plain, settings_of
 
 _INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
@@ -62,10 +65,13 @@ def check(cfg: DictConfig) -> None:
     """Refuse what cannot run, before anything heavy is imported.
 
     Raises:
-        ValueError: For an unknown job, a bad choice, or a sweep with subprocess DDP.
+        ValueError: For an unknown job, a number out of its range, a bad choice, or a sweep with subprocess DDP.
     """
     if cfg.job not in job_names():
         raise ValueError(f"Unknown job '{cfg.job}'. {near(cfg.job, job_names())}")
+    settings = plain(settings_of(cfg))
+    check_ranges(settings)
+    check_schedule(settings)
     if cfg.select not in ("best", "last"):
         raise ValueError(f"select={cfg.select}: choose best (on validation) or last.")
     if cfg.protocol not in ("validation", "paper"):

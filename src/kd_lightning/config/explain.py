@@ -7,9 +7,10 @@ import difflib
 import errno
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -48,8 +49,26 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
     parent = getattr(error, "parent_node", None)
     key, full = str(error.key), str(error.full_key or error.key)
     known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
-    hint = near(key, known) if known else ""
+    elsewhere = _elsewhere(parent, key) if isinstance(parent, DictConfig) else []
+    hint = f"Did you mean {' or '.join(elsewhere)}?" if elsewhere else near(key, known) if known else ""
     return f"Unknown key '{full}'. {hint} (To add a new argument on purpose, write +{full}=... .)"
+
+
+def _elsewhere(node: Any, key: str) -> list[str]:
+    """Where in the whole configuration a key of this name stands, the shortest paths first."""
+    root = node
+    while root._get_parent() is not None:
+        root = root._get_parent()
+    found: list[str] = []
+    places: list[tuple[str, Any]] = [("", OmegaConf.to_container(root))]
+    while places:
+        path, inner = places.pop()
+        for name, value in inner.items():
+            if isinstance(value, dict) and name != "hydra":
+                places.append((f"{path}{name}.", value))
+            elif name == key:
+                found.append(f"{path}{name}")
+    return sorted(found, key=lambda one: (one.count("."), one))[:4]
 
 
 def _unknown_field(text: str) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_lightning.config.schema import Scheduler, Trainer
+from kd_lightning.core.length import check_milestones
 
 # Arguments that the shipped schedules have the length of the run in.
 _OF_RUN = ("T_max", "length")
@@ -19,6 +20,21 @@ def of_run(scheduler: Scheduler, trainer: Trainer) -> dict[str, Any]:
     """
     factory: dict[str, Any] = scheduler.factory
     return {**factory, **{name: None for name in _OF_RUN if factory.get(name, ...) == trainer.max_epochs}}
+
+
+def check_schedule(settings: Mapping[str, Any]) -> None:
+    """Refuse milestones beyond the last epoch, where epochs end the run: the teacher need not be trained for that.
+
+    Args:
+        settings: The whole configuration, as plain values.
+
+    Raises:
+        ValueError: With those that never come.
+    """
+    scheduler, trainer = settings["scheduler"], settings["trainer"]
+    milestones = (scheduler["factory"] or {}).get("milestones")
+    if milestones and scheduler["interval"] == "epoch" and trainer["max_steps"] == -1 and trainer["max_epochs"] > 0:
+        check_milestones(milestones, trainer["max_epochs"], "epoch")
 
 
 def counted_anew(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ log = logging.getLogger("kd_lightning")
 
 DAMAGED = ".damaged"
 """Behind the name of a checkpoint that was set aside."""
+INEXACT = "within_a_step"
+"""Key of a checkpoint that an error left within a step: what goes on from it is near, not equal."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -51,7 +53,8 @@ def newest_whole(paths: Iterable[Path]) -> Path | None:
     One that counts on the weights of another, the best on validation, is no use without it.
 
     Args:
-        paths: Files. Of two that are equally far the later written one is taken, as it may know of a validation more.
+        paths: Files. Of those that are equally far an exact one is taken, and of these the later written one, as it may
+            know of a validation more.
     """
     whole: list[Path] = []
     for path in paths:
@@ -71,8 +74,17 @@ def newest_whole(paths: Iterable[Path]) -> Path | None:
         if lost:
             log.warning(f"  {path.name} counts on {', '.join(lost)}, which is damaged: not gone on from")
         else:
-            found.append((int(content["global_step"]), path.stat().st_mtime_ns, path))
-    return max(found)[2] if found else None
+            exact = not content.get(INEXACT, False)
+            found.append((int(content["global_step"]), exact, path.stat().st_mtime_ns, path))
+    if not found:
+        return None
+    _, exact, _, newest = max(found)
+    if not exact:
+        log.warning(
+            f"  {newest.name} was saved within a step, by an error: what goes on from it is near a run that was not"
+            " stopped, and not equal to it."
+        )
+    return newest
 
 
 def is_whole(path: Path) -> bool:

@@ -74,8 +74,7 @@ class Distiller(pl.LightningModule):
         self.roles = roles
         self.objective = objective
         self.facts = dict(facts)
-        self.rollout = rollout
-        self.channels_last = channels_last
+        self.rollout, self.channels_last = rollout, channels_last
         self._optimizer, self._scheduler = optimizer, scheduler
         self._stage: Stage | None = None
         self._can_learn: set[str] = set()

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 # Arguments of schedulers that are how long they are.
 LENGTHS = ("T_max", "total_iters", "total_steps", "length")
 UNITS = ("epoch", "step")
+
+
+def check_milestones(milestones: Sequence[int], length: int, interval: str) -> None:
+    """Refuse milestones that never come.
+
+    Args:
+        milestones: When a schedule changes the rate.
+        length: Of the run.
+        interval: What both count.
+
+    Raises:
+        ValueError: With those that lie beyond.
+    """
+    late = [one for one in milestones if one >= length]
+    if late and not (interval == "epoch" and length == 1):  # a single epoch has one rate whatever is set
+        raise ValueError(
+            f"scheduler.factory.milestones={list(milestones)}: the run ends after {length} {interval}s, so that"
+            f" {', '.join(map(str, late))} never comes. Set smaller ones, a longer run, or another scheduler, such as"
+            " scheduler=cosine."
+        )
 
 
 def length_of(trainer: Any, interval: str) -> int:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLR
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kd_lightning.core.length import LENGTHS, UNITS, length_of
+from kd_lightning.core.length import LENGTHS, UNITS, check_milestones, length_of
 from kd_lightning.core.speed import OptimizerFactory, fused
 
 log = logging.getLogger("kd_lightning")
@@ -54,13 +54,7 @@ class Scheduler:
 
     def _check(self, given: dict[str, Any], length: int) -> None:
         """Refuse milestones that never come; say where a cosine rises again."""
-        late = [one for one in given.get("milestones") or () if one >= length]
-        if late and not (self.interval == "epoch" and length == 1):  # a single epoch has one rate whatever is set
-            raise ValueError(
-                f"scheduler.factory.milestones={list(given['milestones'])}: the run ends after {length}"
-                f" {self.interval}s, so that {', '.join(map(str, late))} never comes. Set smaller ones, a longer run,"
-                " or another scheduler, such as scheduler=cosine."
-            )
+        check_milestones(given.get("milestones") or (), length, self.interval)
         if given.get("T_max") is not None and given["T_max"] < length:
             log.warning(
                 f"scheduler.factory.T_max={given['T_max']}: the rate rises again after that, as the run has {length}"
