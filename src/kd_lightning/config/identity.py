@@ -30,6 +30,8 @@ SOURCE = ("net", "checkpoint", "body", "fit", "seed")
 ANSWERS = ("net", "call")
 # Of a further role, what decides what is learnt from it beside the weights of one that is frozen.
 ROLE = ("net", "call", "taps", "follows", "decay")
+# Of a source, what there was not at first: null, it does not count.
+NEW_OF_SOURCE = ("delimiter", "layout", "missing")
 # What may differ between two starts of the same command.
 NOT_OF_COMMAND = ("hydra", "resume", "ckpt_path", "logger", "run", "inputs", "predict", "trust")
 
@@ -91,6 +93,10 @@ def of_command(settings: Mapping[str, Any]) -> dict[str, Any]:
         kept.pop("roles", None)
     else:
         kept["roles"] = {name: _unchecked(role) for name, role in kept["roles"].items()}
+    source = (kept.get("data") or {}).get("source")
+    for key in NEW_OF_SOURCE:
+        if isinstance(source, dict) and source.get(key) is None:
+            source.pop(key, None)
     return kept
 
 

@@ -11,6 +11,7 @@ from kd_lightning.data.images.augment import HorizontalFlip, RandomCrop
 from kd_lightning.data.images.module import KDDataModule
 from kd_lightning.data.images.sources.digits import Digits
 from kd_lightning.data.images.sources.synthetic import Synthetic
+from kd_lightning.data.images.sources.tensors import Tensors
 
 
 class Given:
@@ -373,3 +374,55 @@ def test_sizes_are_logged(caplog):
     with caplog.at_level(logging.INFO, logger="kd_lightning"):
         KDDataModule(Synthetic(samples=100), name="made").prepare()
     assert "made: 70 train, 10 validation, 20 test, 10 classes" in caplog.text
+
+
+class OfItsOwn:
+    """An op that draws from everybody's random numbers."""
+
+    def __call__(self, images, random):
+        return images + torch.rand(1)
+
+
+class Halves:
+    """Gives half of the pictures."""
+
+    def __call__(self, images, random):
+        return images[:1]
+
+
+def transforms(version):
+    """Transforms of torchvision."""
+    from torchvision import transforms
+    from torchvision.transforms import v2
+
+    return {"v1": transforms.RandomHorizontalFlip(), "v2": v2.RandomErasing(), "v2 plain": v2.Normalize([0.5], [0.5])}[
+        version
+    ]
+
+
+@pytest.mark.parametrize("key", ["augment", "strong"])
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        ("v1", r"RandomHorizontalFlip is no op .*takes \(images, random\)"),
+        ("v2", r"RandomErasing is no op: .*it makes tuple.*transforms of torchvision are none"),
+        ("v2 plain", r"Normalize is no op"),
+        (OfItsOwn(), r"OfItsOwn draws random numbers of its own"),
+        (Halves(), r"Halves is no op: of pictures \(2, .*it makes \(1, "),
+        (RandomCrop(40, "reflect"), r"RandomCrop does not fit pictures of 32 x 32 pixels"),
+    ],
+    ids=["v1", "v2", "v2 plain", "random", "halves", "reflect"],
+)
+def test_what_is_no_op_is_refused_before_any_training(key, op, message):
+    op = transforms(op) if isinstance(op, str) else op
+    with pytest.raises(ValueError, match=f"data.{key}: .*{message}"):
+        KDDataModule(Synthetic(samples=100, channels=1), **{key: [op]}).prepare()
+
+
+def test_a_class_of_the_test_that_is_never_trained_is_refused(tmp_path):
+    import numpy as np
+
+    x, y = np.zeros((40, 2), np.float32), np.arange(40) % 4
+    np.savez(tmp_path / "a.npz", train_x=x, train_y=y % 2, test_x=x, test_y=y)
+    with pytest.raises(ValueError, match=r"a: the test split has classes that never occur in training: 2, 3\."):
+        KDDataModule(Tensors("a.npz", root=str(tmp_path)), name="a").prepare()

@@ -68,7 +68,7 @@ def test_a_missing_number_is_none(tmp_path):
     assert found[found.isfinite()].tolist() == [0.5] * 20
 
 
-def test_tags_that_are_missing(tmp_path):
+def test_tags_that_are_missing(tmp_path, told):
     rows = '{"words": ["in", "Rome", "now"], "tags": [-100, 1, 7]}\n{"words": ["a", "b"], "tags": [0, -1]}\n'
     (tmp_path / "ner.jsonl").write_text(rows * 20)
     source = TextFiles("ner.jsonl", root=str(tmp_path), words="words", tags="tags", missing=7)
@@ -76,6 +76,9 @@ def test_tags_that_are_missing(tmp_path):
     data.prepare()
     assert data.class_names == ("-1", "0", "1")
     assert {tuple(row[row >= 0].tolist()) for row in data.targets("train")} == {(1, 0), (2,)}
+    train = data.targets("train")
+    counts = ", ".join(f"{name} {int((train == i).sum())}" for i, name in enumerate(data.class_names))
+    assert f"of each class in training: {counts}" in told.text
 
 
 def test_a_split_of_the_hub_without_labels_is_left_out(tmp_path, told):

@@ -52,6 +52,46 @@ class Augmentation:
         return images
 
 
+def check_ops(ops: Sequence[Op], channels: int, height: int, width: int, key: str) -> None:
+    """Try each op on two grey pictures, one after the other as in training.
+
+    Args:
+        ops: Ops of ``data.augment`` or ``data.strong``.
+        channels, height, width: Of a picture.
+        key: Which of the two, for messages.
+
+    Raises:
+        ValueError: One cannot be called as an op, does not fit, gives no such pictures, or draws random numbers of its
+            own.
+    """
+    images = torch.full((2, channels, height, width), 0.5)
+    index = torch.arange(2)
+    known = ", ".join(kind.__name__ for kind in OPS)
+    for op in ops:
+        before, state = images, torch.get_rng_state()
+        name = f"data.{key}: {type(op).__module__}.{type(op).__qualname__}"
+        try:
+            images = op(images, functools.partial(uniform, 0, 0, index))
+        except TypeError as error:
+            raise ValueError(
+                f"{name} is no op ({error}). An op takes (images, random), so that a picture looks the same in every"
+                f" run; transforms of torchvision are none. There are {known} in kd_lightning.data.images.augment."
+            ) from error
+        except RuntimeError as error:
+            raise ValueError(f"{name} does not fit pictures of {height} x {width} pixels: {error}") from error
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[:2] != before.shape[:2]:
+            found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(
+                f"{name} is no op: of pictures {tuple(before.shape)} it makes {found}. An op takes (images, random) and"
+                f" gives the images; transforms of torchvision are none. There are {known}."
+            )
+        if not torch.equal(state, torch.get_rng_state()):
+            raise ValueError(
+                f"{name} draws random numbers of its own; an op uses `random` alone, so that a picture looks the same"
+                f" in every run. There are {known} in kd_lightning.data.images.augment."
+            )
+
+
 @dataclass(frozen=True)
 class RandomCrop:
     """Pad every side and cut the original size out at a random place.
@@ -218,6 +258,9 @@ class ColorJitter:
         images = (mean + (images - mean) * factor(1, self.contrast)).clamp(0, 1)
         grey = images.mean(1, keepdim=True)
         return (grey + (images - grey) * factor(2, self.saturation)).clamp(0, 1)
+
+
+OPS = (RandomCrop, HorizontalFlip, RandomAffine, RandomResizedCrop, Cutout, ColorJitter)
 
 
 def _pixels(size: int, like: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor
 from kd_lightning.data.arrays import Arrays, Source, take
 from kd_lightning.data.base import Batch, SplitDataModule
 from kd_lightning.data.counter import fold_text
-from kd_lightning.data.images.augment import Augmentation, Op
+from kd_lightning.data.images.augment import Augmentation, Op, check_ops
 from kd_lightning.data.images.facts import check_facts, check_statistics, find_facts, measure
-from kd_lightning.data.images.preprocess import Size, normalise, to_float
+from kd_lightning.data.images.preprocess import Size, as_size, normalise, to_float
 from kd_lightning.data.loader import EpochLoader, Signals, SplitDataset
 from kd_lightning.tasks.registry import find_task
 
@@ -184,6 +184,9 @@ class KDDataModule(SplitDataModule):
         check_facts(facts, **wanted, name=self.name)  # type: ignore[arg-type]
         if facts.image_size is None and (self.weak.ops or self.strong.ops):
             raise ValueError(f"{self.name} holds feature vectors; augmentation is for images: set data.augment=[].")
+        if facts.image_size is not None:
+            for key, ops in (("augment", self.weak.ops), ("strong", self.strong.ops)):
+                check_ops(ops, facts.channels, *as_size(facts.image_size), key)
         self.num_classes, self.channels, self.image_size = facts.num_classes, facts.channels, facts.image_size
         self.class_names = facts.class_names
 

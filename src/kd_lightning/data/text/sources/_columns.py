@@ -43,8 +43,13 @@ class Columns:
             raise ValueError("Name a column: data.source.text, or data.source.words for words with tags.")
         return named
 
-    def check(self, found: Iterable[str], where: str) -> None:
+    def check(self, found: Iterable[str], where: str, more: str = "") -> None:
         """Refuse names that the table does not have.
+
+        Args:
+            found: The columns that it has.
+            where: What the user calls it.
+            more: What else may be the matter.
 
         Raises:
             ValueError: With the columns that there are, the nearest first.
@@ -56,7 +61,8 @@ class Columns:
                 hint = f" Did you mean '{near[0]}'?" if near else ""
                 without = "" if key in ("text", "words") else f", or data.source.{key}=null if there is none"
                 raise ValueError(
-                    f"{where} has no column '{name}'; it has {', '.join(found)}.{hint} Set data.source.{key}{without}."
+                    f"{where} has no column '{name}'; it has {', '.join(found)}.{hint}"
+                    f" Set data.source.{key}{without}.{more}"
                 )
 
     def texts(
@@ -83,6 +89,9 @@ class Columns:
         for key in ("text", "pair", "prompt"):
             if key in columns:
                 _check_strings(columns[key], self.named[key], where)
+        for key in ("words", "tags"):
+            if key in columns:
+                _check_lists(columns[key], self.named[key], where)
         if "words" in columns:
             columns["text"] = [" ".join(map(str, words)) for words in in_chunks(columns["words"])]
         return Texts(**columns, **official(sizes), **more)
@@ -113,3 +122,11 @@ def _check_strings(column: Sequence[Any], name: str, where: str) -> None:
         if not isinstance(value, str):
             what = "nothing" if value is None else f"{type(value).__name__} ({value!r:.40})"
             raise ValueError(f"{where}: row {row} has {what} in column '{name}', which must hold texts.")
+
+
+def _check_lists(column: Sequence[Any], name: str, where: str) -> None:
+    for row, value in enumerate(in_chunks(column)):
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(
+                f"{where}: row {row} has {value!r:.40} in column '{name}', which must hold lists, a part for each word."
+            )

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kd_lightning.data.text.sources._columns import Columns, check_splits, official
+from kd_lightning.data.text.sources.tables import KINDS, read_table, read_text
 from kd_lightning.data.text.texts import Texts
 
-if TYPE_CHECKING:
-    import pyarrow
-
 Files = str | Sequence[str]
-KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
 
 
 class TextFiles:
@@ -26,6 +22,7 @@ class TextFiles:
             is split already.
         root: Folder that relative paths start from.
         quote: Whether fields of csv and tsv may be quoted.
+        delimiter: Between fields of csv and tsv; None: a comma, or a tab.
         class_names: Names of the classes where labels are their numbers; None to take the labels that occur.
         missing: A label, or a list of labels, that says that a row has none, as an empty cell does.
         columns: ``text``, ``pair``, ``label``, ``words``, ``tags``, ``prompt``: names of columns, see
@@ -39,8 +36,12 @@ class TextFiles:
         quote: bool = True,
         class_names: Sequence[str] | None = None,
         missing: Any = None,
+        delimiter: str | None = None,
         **columns: str | None,
     ) -> None:
+        if delimiter is not None and len(delimiter) != 1:
+            raise ValueError(f"data.source.delimiter must be one character or null, got {delimiter!r}.")
+        self.delimiter = delimiter
         self.files, self.root, self.quote, self.missing = files, Path(root), quote, missing
         self.class_names = None if class_names is None else tuple(class_names)
         self.columns = Columns(**columns)
@@ -60,22 +61,11 @@ class TextFiles:
         for split, files in parts.items():
             sizes[split] = 0
             for path in find_files(files, self.root):
-                found = self._read(path)
-                self.columns.check(found, str(path))
+                found = read_table(path, self.columns, self.quote, self.delimiter)
                 for name, column in table.items():
                     column += found[name]
                 sizes[split] += len(next(iter(found.values())))
         return self.columns.texts(table, sizes, str(self.files), self.missing, class_names=self.class_names)
-
-    def _read(self, path: Path) -> dict[str, list[Any]]:
-        if path.suffix == ".txt":
-            return {"text": [line for line in read_text(path).splitlines() if line.strip()]}
-        try:
-            table = _table(path, self.columns, self.quote)
-        except Exception as error:  # pyarrow and json each have errors of their own here
-            quoting = " If its fields are not quoted, set data.source.quote=false." if path.suffix[1] in "ct" else ""
-            raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {error}.{quoting}") from error
-        return {name: table[name].to_pylist() for name in table.column_names}
 
 
 class PlainText:
@@ -126,9 +116,9 @@ def cut(text: str, document: str) -> list[str]:
     if document == "file":
         return [text] if text.strip() else []
     if document == "line":
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [line.strip() for line in text.split("\n") if line.strip()]
     paragraphs: list[list[str]] = [[]]
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.strip():
             paragraphs[-1].append(line.rstrip())
         elif paragraphs[-1]:
@@ -154,43 +144,3 @@ def find_files(files: Files, root: Path) -> list[Path]:
             raise FileNotFoundError(f"No file {path}; set data.source.files (and data.root).{beside}")
         found += matches
     return found
-
-
-def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """A text file.
-
-    Raises:
-        ValueError: It is in another encoding.
-    """
-    try:
-        return path.read_text(encoding=encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not {encoding} text ({error}); convert it to UTF-8.") from None
-
-
-def _table(path: Path, columns: Columns, quote: bool) -> pyarrow.Table:
-    import pyarrow as pa
-
-    if path.suffix in (".csv", ".tsv"):
-        from pyarrow import csv
-
-        texts = [columns.text, columns.pair, columns.prompt]
-        return csv.read_csv(
-            path,
-            parse_options=csv.ParseOptions(
-                delimiter="\t" if path.suffix == ".tsv" else ",",
-                quote_char='"' if quote else False,
-                newlines_in_values=quote,
-            ),
-            # What looks like a number stays as it is written.
-            convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in texts if name is not None}),
-        )
-    if path.suffix == ".parquet":
-        from pyarrow import parquet
-
-        return parquet.read_table(path)
-    if path.suffix in (".json", ".jsonl"):
-        text = read_text(path)
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
-        return pa.Table.from_pylist(rows)
-    raise ValueError(f"its kind is none of {', '.join(KINDS)}")

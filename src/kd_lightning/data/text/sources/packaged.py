@@ -10,7 +10,8 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from kd_lightning.data.text.sources.files import cut, read_text
+from kd_lightning.data.text.sources.files import cut
+from kd_lightning.data.text.sources.tables import read_text
 from kd_lightning.data.text.texts import Texts
 from kd_lightning.files.packages import INSTALL, package_folder
 
