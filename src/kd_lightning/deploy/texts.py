@@ -75,7 +75,7 @@ class TextReader:
         return Encoded(tensors, [bool(row.overflowing) for row in rows], starts)
 
     def prompt(self, text: str) -> list[int]:
-        """Tokens of what a language model is to go on with; of a text that is too long for its template the last ones."""
+        """Tokens of what a language model is to go on with; of a text too long for its template the last ones."""
         at_rest(self.tokenizer)
         (lead,) = encode_prompts(self.tokenizer, self.tokenizer.backend_tokenizer, self.template, [text])
         most = len(lead) if self.template is None else self.max_length - len(self.start) - 1

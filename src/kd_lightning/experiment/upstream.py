@@ -56,7 +56,7 @@ def _obtain(settled: Settled, name: str, above: Collection[str]) -> Source:
     check_prefix(settings)
     role = frozen(settings)[name]
     if is_given(role):
-        net = build_net(role, role.seed)
+        net = build_net(role, role.seed, frozen=True)
         log.info(f"{name} {role.name}: {role.checkpoint or 'used as it is built'}")
         return Source(name, role, net.eval())
     artifact = shared_nets(role.store).obtain(_training(settled, name, above))
@@ -120,7 +120,9 @@ def prepare_student(settled: Settled) -> Settled:
     own = settled.of_body()
     asked = asked_roles(own.settings)
     settings = with_roles(own.settings, asked)
-    built = {name: build_net(role, role.seed).eval() for name, role in frozen(settings).items() if name in asked}
+    built = {
+        name: build_net(role, role.seed, frozen=True).eval() for name, role in frozen(settings).items() if name in asked
+    }
     label = f"student {settings.student.name} before the task ({settings.method.name} on {settings.data['name']})"
     training = Training(settings, own.data, built, label)
     return settled.with_body(shared_nets(settings.teacher.store).obtain(training).folder)
