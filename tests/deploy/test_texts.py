@@ -72,6 +72,13 @@ def test_prompts_are_read_as_in_training(tmp_path, options):
     assert seen
 
 
+def test_a_long_prompt_keeps_its_template(tmp_path):
+    source = Given(["yes"] * 10, prompt=["ok?"] * 10)
+    _, reader = built(tmp_path, "causal_lm", source=source, template="<s>[{prompt}]")
+    assert reader.prompt("x" * 60 + "end") == [257, *b"[" + b"x" * 33 + b"end]"]
+    assert reader.prompt("a") == [257, *b"[a]"]
+
+
 def test_texts_joined_in_blocks_have_no_start(tmp_path):
     data, reader = built(tmp_path, "causal_lm", source=Given(["apple pear " * 30] * 8), blocks=True)
     assert reader.prompt("ab") == [97, 98]

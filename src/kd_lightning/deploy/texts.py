@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_lightning.data.text.encode import fill, ids, spaced, start_ids
+from kd_lightning.data.text.encode import spaced
+from kd_lightning.data.text.prompts import encode_prompts, start_ids
+from kd_lightning.data.text.tokenizers import at_rest
 from kd_lightning.deploy.formats.registry import Runner
 from kd_lightning.deploy.outputs import task_of
 
@@ -73,8 +75,11 @@ class TextReader:
         return Encoded(tensors, [bool(row.overflowing) for row in rows], starts)
 
     def prompt(self, text: str) -> list[int]:
-        """Tokens of what a language model is to go on with."""
-        found = [*self.start, *ids(self.tokenizer, [fill(self.tokenizer, self.template, text)])[0]]
+        """Tokens of what a language model is to go on with; of a text too long for its template the last ones."""
+        at_rest(self.tokenizer)
+        (lead,) = encode_prompts(self.tokenizer, self.tokenizer.backend_tokenizer, self.template, [text])
+        most = len(lead) if self.template is None else self.max_length - len(self.start) - 1
+        found = [*self.start, *lead.within(most)]
         return found or [self.tokenizer.eos_token_id]
 
     def padded(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from kd_lightning.cache.decide import check_serving
 from kd_lightning.config.roles import frozen, key_of, with_roles
-from kd_lightning.config.schema import Config
+from kd_lightning.config.schema import Config, Frozen
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.select import make_rules
 from kd_lightning.experiment.settle import Settled
@@ -44,7 +44,7 @@ def rehearse_all(settled: Settled, names: Iterable[str], arms: Mapping[str, Conf
     known = frozen(settings)
     for name, role in known.items():
         check_serving(role, key_of(name))
-    nets = {name: build_net(known[name], known[name].seed).eval() for name in names if name in known}
+    nets = {name: _built(known[name]) for name in names if name in known}
     for name in nets:
         if not is_given(known[name]):
             _rehearse_role(settled, name)
@@ -75,8 +75,13 @@ def _rehearse_role(settled: Settled, name: str) -> None:
     """That of a role's own training, with what it learns from itself."""
     own = settled.of_role(name)
     asked, known = asked_roles(own.settings), frozen(own.settings)
-    theirs = {one: build_net(known[one], known[one].seed).eval() for one in asked if one in known and one != name}
+    theirs = {one: _built(known[one]) for one in asked if one in known and one != name}
     try:
         rehearse(Training(with_roles(own.settings, asked), own.data, theirs), read_batch(own.data))
     except ValueError as error:
         raise ValueError(f"The training of the {name} ({key_of(name)}.fit): {error}") from error
+
+
+def _built(role: Frozen) -> nn.Module:
+    """A role's net before any training."""
+    return build_net(role, role.seed, frozen=is_given(role)).eval()

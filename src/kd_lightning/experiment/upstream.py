@@ -44,7 +44,8 @@ def _obtain(settled: Settled, name: str, above: Collection[str], net: nn.Module 
     check_prefix(settings)
     role = frozen(settings)[name]
     if is_given(role):
-        source = Source(name, role, build_net(role, role.seed).eval() if net is None else net)
+        own = build_net(role, role.seed, frozen=True) if net is None else net
+        source = Source(name, role, own.eval())
         log.info(f"{name} {role.name}: {role.checkpoint or 'used as it is built'}")
     else:
         artifact = shared_nets(role.store).obtain(_training(settled, name, above))
@@ -110,7 +111,9 @@ def prepare_student(settled: Settled) -> Settled:
     own = settled.of_body()
     asked = asked_roles(own.settings)
     settings = with_roles(own.settings, asked)
-    built = {name: build_net(role, role.seed).eval() for name, role in frozen(settings).items() if name in asked}
+    built = {
+        name: build_net(role, role.seed, frozen=True).eval() for name, role in frozen(settings).items() if name in asked
+    }
     label = f"student {settings.student.name} before the task ({settings.method.name} on {settings.data['name']})"
     training = Training(settings, own.data, built, label)
     return settled.with_body(shared_nets(settings.teacher.store).obtain(training).folder)

@@ -16,9 +16,16 @@ from kd_lightning.models.compress.fake_quant import fake_quantise, without_fake_
 from kd_lightning.models.language.lora import has_lora, merge_lora
 from kd_lightning.models.registry import load_body, load_weights
 
+HALVES = (torch.bfloat16, torch.float16)
 
-def build_net(role: Role, seed: int) -> nn.Module:
+
+def build_net(role: Role, seed: int, frozen: bool = False) -> nn.Module:
     """A net from its configuration, with its checkpoint where it has one; initial weights depend on the seed only.
+
+    Args:
+        role: Its configuration.
+        seed: Of its initial weights.
+        frozen: It is used as it is built. Others learn, and in float32, whatever their weights were saved in.
 
     Raises:
         ValueError: Where the checkpoint is of another model.
@@ -26,6 +33,11 @@ def build_net(role: Role, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net: nn.Module = instantiate(role.net)
+    chosen = role.net.get("dtype") is not None or role.net.get("quantise") is not None
+    if not chosen and not (frozen and role.checkpoint is None and role.body is None):
+        for tensor in (*net.parameters(), *net.buffers()):
+            if tensor.dtype in HALVES:
+                tensor.data = tensor.data.float()
     if role.checkpoint is not None:
         load_weights(net, checkpoint_file(role.checkpoint))
     if role.body is not None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kd_lightning.data.text.sources.synthetic import SyntheticText
+from kd_lightning.data.text.tokenizers import Bytes
 from tests.data.text.given import Given, everything, module
 
 START, END, PAD, MASK = 257, 258, 256, 259
@@ -142,6 +143,36 @@ def test_templates(tmp_path):
         module(source, tmp_path, task="causal_lm", template="Q: ").prepare()
     with pytest.raises(ValueError, match="no chat template"):
         module(source, tmp_path, task="causal_lm", template="chat").prepare()
+
+
+class Chat(Bytes):
+    """Bytes with a template that begins as the tokenizer does, as those of Llama 3 do."""
+
+    def build(self, corpus, cache):
+        tokenizer = super().build(corpus, cache)
+        tokenizer.chat_template = (
+            "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}!{% endfor %}[me]"
+        )
+        return tokenizer
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one", "two tokenizers"])
+@pytest.mark.parametrize("template", ["chat", "<s>[user]{prompt}![me]"])
+def test_a_template_begins_once_and_is_never_cut(tmp_path, template, both):
+    source = Given(["yes"] * 12, prompt=["ok?", "x" * 60 + "user what"] * 6)
+    options = {"teacher_tokenizer": Chat()} if both else {}
+    data = module(source, tmp_path, tokenizer=Chat(), task="causal_lm", template=template, max_length=40, **options)
+    found = {bytes(i for i in row["input_ids"] if i < 256) for row in everything(data)}
+    cut = 40 - len("[user]![me]yes") - 2
+    assert found == {b"[user]ok?![me]yes", b"[user]" + (b"x" * 60 + b"user what")[-cut:] + b"![me]yes"}
+    for row in everything(data):
+        assert row["input_ids"].count(257) == 1 == row["input_ids"].count(258)
+        if both:
+            assert row["teacher_input_ids"] == row["input_ids"]
+    with pytest.raises(ValueError, match=r"template alone has 11 tokens.*larger data\.max_length"):
+        module(
+            source, tmp_path, tokenizer=Chat(), task="causal_lm", template=template, max_length=16, **options
+        ).prepare()
 
 
 def test_pad_max_gives_every_batch_one_shape(tmp_path):

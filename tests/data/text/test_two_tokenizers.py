@@ -102,7 +102,9 @@ def test_prompts(tmp_path):
         check_ends(data.tokenizer, targets, ends, f"{text}\0")
         check_ends(teacher, teacher_targets, teacher_ends, f"{text}\0")
         filled = f"Q: {prompt} A: "
-        assert filled.endswith(data.tokenizer.decode(ours[1 : len(ours) - len(targets)]))  # its beginning gave way
+        lead = data.tokenizer.decode(ours[1 : len(ours) - len(targets)])
+        assert lead.startswith("Q: ")
+        assert filled.endswith(lead[3:])  # the beginning of the prompt gave way, and not its template
         assert teacher.decode(theirs[1 : len(theirs) - len(teacher_targets)]) == filled
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from kd_lightning.config.conf_dir import conf_dir
+from kd_lightning.config.schema import Role
 from kd_lightning.core.calls import TokenCall
 from kd_lightning.models.language.bilstm import BiLSTM
 from kd_lightning.models.language.hf import hf
 from kd_lightning.models.language.lora import has_lora, merge_lora
 from kd_lightning.models.language.tiny import tiny_bert, tiny_gpt
+from kd_lightning.training.nets import build_net
 from tests.models.language.nets import PAD, VOCABULARY, padded, texts
 
 SHAPES = {"classification": (3, 5), "regression": (3, 1), "token_classification": (3, 7, 5)}
@@ -212,3 +215,52 @@ def test_int8_teacher(folder):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="quantise=int8"):
             hf(str(folder), num_classes=2, quantise="nf4")
+
+
+def test_only_a_head_that_is_asked_for_is_new(folder, gpt_folder, caplog):
+    """A field that changes shapes replaced what was learnt by random numbers, without a word."""
+    caplog.set_level("INFO", "kd_lightning")
+    for task, path, where in (
+        ("classification", folder, "bert.embeddings"),
+        ("causal_lm", gpt_folder, "transformer.wte"),
+    ):
+        with pytest.raises(ValueError, match=rf"{where}.*became \(50, 16\).*vocab_size"):
+            hf(str(path), task=task, num_classes=2, config={"vocab_size": 50})
+    with pytest.raises(ValueError, match=r"new would be .*layer\.3.*net\.layers"):
+        hf(str(folder), num_classes=2, config={"num_hidden_layers": 4})
+    for task in ("classification", "embedding"):
+        with pytest.raises(ValueError, match=r"left out would be .*layer\.2.*net\.layers"):
+            hf(str(folder), task=task, num_classes=2, config={"num_hidden_layers": 2})
+    assert not caplog.messages
+    hf(str(folder), num_classes=2)
+    hf(str(gpt_folder), task="causal_lm")
+    hf(str(folder), task="embedding")
+    assert not caplog.messages
+    hf(str(folder), num_classes=7)
+    hf(str(gpt_folder), task="classification", num_classes=2)
+    assert ["classifier.bias, classifier.weight" in caplog.messages[0], "score.weight" in caplog.messages[1]] == [
+        True
+    ] * 2
+    assert hf(str(folder), num_classes=2, pretrained=False, config={"vocab_size": 50}).config.vocab_size == 50
+
+
+def test_a_frozen_net_keeps_the_type_of_its_checkpoint(gpt_folder, tmp_path):
+    half = hf(str(gpt_folder), task="causal_lm").to(torch.bfloat16)
+    half.save_pretrained(tmp_path)
+
+    def role(**options):
+        net = {"_target_": "kd_lightning.models.language.hf.hf", "name": str(tmp_path), "task": "causal_lm", **options}
+        return Role(name="gpt", net=net)
+
+    types = [
+        next(build_net(*arguments, frozen=frozen).parameters()).dtype
+        for arguments, frozen in (
+            ((role(), 0), True),
+            ((role(), 0), False),
+            ((role(dtype="float32"), 0), True),
+            ((role(dtype="bfloat16"), 0), False),
+            ((replace(role(), checkpoint=str(gpt_folder / "model.safetensors")), 0), True),
+        )
+    ]
+    half, full = torch.bfloat16, torch.float32
+    assert types == [half, full, full, half, full]

@@ -11,8 +11,10 @@ from torch import Tensor
 from kd_lightning.data.targets import IGNORE, MASKED_TOKENS, NEXT_TOKENS, TAGS, Target, find_target, target_of
 from kd_lightning.data.text.labels import Samples
 from kd_lightning.data.text.packing import pack_rows
+from kd_lightning.data.text.prompts import Prompt, encode_prompts, start_ids
 from kd_lightning.data.text.rows import Rows, join_rows, make_rows
 from kd_lightning.data.text.texts import CHUNK, Texts, pick
+from kd_lightning.data.text.tokenizers import at_rest
 from kd_lightning.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -124,47 +126,28 @@ def ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[i
     return list(found["input_ids"])
 
 
-def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What a language model's text begins with: the start token, where the tokenizer itself puts it."""
-    around: Any = tokenizer("")["input_ids"]
-    own = tokenizer.bos_token_id
-    return [own] if own is not None and list(around[:1]) == [own] else []
-
-
 def _causal(texts: Texts, chunk: Tensor, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> Rows:
-    """Start, prompt, response, end. Where it is too long the prompt gives way first: its beginning is cut, down to
-    half of the row; then the end of the response."""
+    """Start, prompt, response, end. Where it is too long the prompt gives way first: its beginning is cut (never its
+    template), down to half of the row; then the end of the response."""
     if tokenizer.eos_token_id is None:
         raise ValueError(f"data.task={layout.task} needs a tokenizer with an end token (eos).")
     start, end = start_ids(tokenizer), [tokenizer.eos_token_id]
     responses = ids(tokenizer, pick(texts.text, chunk))
-    prompts: list[list[int]] | None = None
+    prompts: list[Prompt] | None = None
     if texts.prompt is not None:
-        prompts = ids(tokenizer, [fill(tokenizer, layout.template, prompt) for prompt in pick(texts.prompt, chunk)])
+        at_rest(tokenizer)
+        backend: Any = tokenizer
+        prompts = encode_prompts(tokenizer, backend.backend_tokenizer, layout.template, pick(texts.prompt, chunk))
     tokens, sizes, cut = [], [], 0
     for row, response in enumerate(responses):
-        prompt = prompts[row] if prompts is not None else []
+        lead = prompts[row] if prompts is not None else Prompt((), ())
         room = layout.max_length - len(start)
         keep = max(room - len(response) - 1, layout.max_length // 2 - len(start))
-        cut += len(prompt) + len(response) + 1 > room
-        prompt = prompt[max(0, len(prompt) - keep) :]
+        cut += len(lead) + len(response) + 1 > room
+        prompt = lead.within(keep)
         tokens.append([*start, *prompt, *[*response, *end][: room - len(prompt)]])
         sizes.append(len(start) + len(prompt))
     return make_rows(tokens, chunk.tolist(), sizes if prompts is not None else None, cut)
-
-
-def fill(tokenizer: Any, template: str | None, prompt: str) -> str:
-    """A prompt in its template."""
-    if template is None:
-        return prompt
-    if template == "chat":
-        if not tokenizer.chat_template:
-            raise ValueError("data.template=chat, but the tokenizer has no chat template; write one with {prompt}.")
-        said = [{"role": "user", "content": prompt}]
-        return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
-    if "{prompt}" not in template:
-        raise ValueError(f"data.template must hold {{prompt}}, got {template!r}.")
-    return template.replace("{prompt}", prompt)
 
 
 class _Stream:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Raised when texts become other rows than before.
 VERSION = 1
+# The same for prompts in a template alone.
+TEMPLATED = "templates are whole, and begin once"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Encoder:
         """Rows of every split of the samples that is not empty; the split of the rows, numbered from the first one of
         training on; and a hash of what decides them."""
         settings = [self.samples.fingerprint, tokenizer_hash(self.tokenizer), repr(asdict(self.layout)), str(VERSION)]
+        settings += [] if self.layout.template is None else [TEMPLATED]
         settings += [] if self.teacher is None else self.teacher.settings
         rows: dict[str, Rows] = {}
         positions: dict[str, Tensor] = {}

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kd_lightning.data.text.encode import Layout, fill, start_ids
+from kd_lightning.data.text.encode import Layout
 from kd_lightning.data.text.labels import Samples
+from kd_lightning.data.text.prompts import encode_prompts, start_ids
 from kd_lightning.data.text.rows import Rows, join_rows, make_rows
 from kd_lightning.data.text.texts import CHUNK, Texts, pick
 
@@ -98,12 +99,11 @@ class _Side:
         long, down to half of the row; and whether it was."""
         if prompt is None:
             return self.start, False
-        filled = fill(self.tokenizer, self.layout.template, prompt)
-        tokens: list[int] = self.backend.encode(filled, add_special_tokens=False).ids
-        start = self.own_start if tokens else self.start
+        (tokens,) = encode_prompts(self.tokenizer, self.backend, self.layout.template, [prompt])
+        start = self.own_start if len(tokens) else self.start
         room = self.layout.max_length - len(start)
         keep = max(room - response, self.layout.max_length // 2 - len(start))
-        return [*start, *tokens[max(0, len(tokens) - keep) :]], len(tokens) > keep
+        return [*start, *tokens.within(keep)], len(tokens) > keep
 
 
 Sides = tuple[_Side, ...]

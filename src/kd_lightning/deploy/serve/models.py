@@ -87,7 +87,7 @@ def given_teacher(config: Path, name: str = TEACHER) -> Runner:
     """A teacher from elsewhere, as the run used it."""
     settings = read_settings(config)
     role = frozen(settings)[name]
-    return _called(build_net(role, role.seed).eval(), role.call, settings.data)
+    return _called(build_net(role, role.seed, frozen=True).eval(), role.call, settings.data)
 
 
 def _called(net: torch.nn.Module, call: dict[str, Any], data: dict[str, Any]) -> Runner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kd_lightning.core.quiet import quiet
 from kd_lightning.files.packages import resolve_name
 from kd_lightning.models.hub import resolves
 from kd_lightning.models.language.lora import add_lora
@@ -18,7 +20,10 @@ from kd_lightning.models.language.quantise import quantised, settings
 from kd_lightning.models.language.stack import keep_layers
 from kd_lightning.models.language.tasks import build, outputs, without_pooler
 from kd_lightning.models.registry import load_weights
+from kd_lightning.tasks.base import Task
 from kd_lightning.tasks.registry import find_task
+
+log = logging.getLogger("kd_lightning")
 
 
 def hf(
@@ -49,8 +54,10 @@ def hf(
         gradient_checkpointing: Recompute instead of keep (never reentrant, which would cut off taps).
         lora: ``{r, alpha, dropout, targets}``: freeze all but low-rank adapters and the head of labels.
         quantise: ``int8`` or ``nf4``, for a frozen teacher.
-        dtype: ``float32``, ``bfloat16`` or ``float16`` of the weights; None for float32.
-        config: Fields of its configuration to set (``{hidden_dropout_prob: 0}``).
+        dtype: ``float32``, ``bfloat16`` or ``float16`` of the weights; None for that of the checkpoint, in float32 where
+            a role learns.
+        config: Fields of its configuration to set (``{hidden_dropout_prob: 0}``); none that pretrained weights do not
+            fit.
 
     Raises:
         FileNotFoundError: Neither a folder nor on the hub, or no network.
@@ -63,9 +70,10 @@ def hf(
     kind = _dtype(dtype)
     if pretrained:
         extra = settings(quantise)
-        net: Any = _pretrained(name, task, configuration, attn_implementation=attention, dtype=kind, **extra)
+        own = "auto" if kind is None and lora is None else kind or torch.float32
+        net: Any = _pretrained(name, task, configuration, attn_implementation=attention, dtype=own, **extra)
     else:
-        net = build(task, configuration, attn_implementation=attention).to(kind)
+        net = build(task, configuration, attn_implementation=attention).to(kind or torch.float32)
     if layers is not None:
         keep_layers(net, layers)
     if checkpoint is not None:
@@ -82,8 +90,8 @@ def hf(
     return built
 
 
-def _dtype(name: str | None) -> torch.dtype:
-    kinds = {None: torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+def _dtype(name: str | None) -> torch.dtype | None:
+    kinds = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in kinds:
         raise ValueError(f"dtype={name}: choose float32, bfloat16 or float16.")
     return kinds[name]
@@ -125,15 +133,48 @@ def _pretrained(name: str, task: str, configuration: Any, **options: Any) -> Any
     options |= without_pooler(task, auto._model_mapping[type(configuration)])
     folder = Path(name).expanduser()
     if folder.is_dir():  # a second's work: only a download is worth a bar
-        quiet: Any = transformers.utils.logging.disable_progress_bar
-        quiet()
-    with _hub(name):
-        return auto.from_pretrained(
+        without_bar: Any = transformers.utils.logging.disable_progress_bar
+        without_bar()
+    with _hub(name), quiet("transformers"):  # what it reports of new weights is said below
+        net, loaded = auto.from_pretrained(
             str(folder) if folder.is_dir() else name,
             config=configuration,
             ignore_mismatched_sizes=True,  # a head of other labels is replaced
+            output_loading_info=True,
             **options,
         )
+    _check_loaded(name, net, find_task(task), loaded)
+    return net
+
+
+def _check_loaded(name: str, net: Any, task: Task, loaded: Mapping[str, Any]) -> None:
+    """Say which weights are new, and refuse those that nobody has asked for.
+
+    Raises:
+        ValueError: The configuration is set so that weights of the checkpoint have no place, or another shape.
+    """
+    prefix = f"{net.base_model_prefix}."
+    reshaped = {key: (tuple(there), tuple(here)) for key, there, here in loaded["mismatched_keys"]}
+    new = {*loaded["missing_keys"], *reshaped}
+    body = net.base_model is net
+
+    def of_body(key: str) -> bool:
+        return (body or key.startswith(prefix)) and not key.removeprefix(prefix).startswith("pooler.")
+
+    wrong = sorted(key for key in new if of_body(key) or (key in reshaped and task.width == "vocab_size"))
+    parts = {part for part, _ in net.base_model.named_children()}
+    there = (key for key in loaded["unexpected_keys"] if of_body(key))  # heads of other tasks may be left out
+    lost = sorted(key for key in there if key.removeprefix(prefix).partition(".")[0] in parts)
+    if wrong or lost:
+        shapes = {key: f"{key} {there} became {here}" for key, (there, here) in reshaped.items()}
+        listed = ", ".join(shapes.get(key, key) for key in (wrong or lost)[:5])
+        raise ValueError(
+            f"The checkpoint {name} does not fill this {type(net).__name__}: {'new' if wrong else 'left out'} would be"
+            f" {listed}. Leave out the fields of net.config that change shapes and layers (vocab_size is that of the"
+            " checkpoint; net.layers=[...] chooses layers; call.vocab_size cuts logits), or take net.pretrained=false."
+        )
+    if new:
+        log.warning(f"{name}: new weights, which have to be trained: {', '.join(sorted(new))}")
 
 
 @contextmanager
