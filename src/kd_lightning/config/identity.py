@@ -7,6 +7,7 @@ named here decides nothing: places, speed, what is shown, what is measured after
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 from kd_lightning.config.roles import OWN, TEACHER
@@ -31,6 +32,8 @@ ANSWERS = ("net", "call")
 ROLE = ("net", "call", "taps", "follows", "decay")
 # What may differ between two starts of the same command.
 NOT_OF_COMMAND = ("hydra", "resume", "ckpt_path", "logger", "run", "inputs", "predict", "trust")
+# What a command could not set at first, and what says that it is not set: then it counts as it did.
+ADDED: dict[str, Any] = {"roles": {}, "serve.names": []}
 
 
 def of_training(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -85,8 +88,11 @@ def of_step(settings: Mapping[str, Any]) -> list[Any]:
 def of_command(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What two starts of one command share."""
     kept = {str(key): _decided(value) for key, value in settings.items() if key not in NOT_OF_COMMAND}
-    if not kept.get("roles"):  # there were none at first
-        kept.pop("roles", None)
+    for path, absent in ADDED.items():
+        *above, key = path.split(".")
+        node = reduce(lambda one, name: one.get(name) or {}, above, kept)
+        if key in node and node[key] in (None, absent):
+            del node[key]
     return kept
 
 
