@@ -45,6 +45,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # our own handler shows user errors without a trace
     from kd_lightning.config.explain import explain
     from kd_lightning.core.abort import UserAbortError
+    from kd_lightning.core.visible import visible
 
     sys.argv[1:] = readable(sys.argv[1:])
     try:
@@ -61,7 +62,7 @@ def main() -> None:
         message = unreadable(error) or explain(error)
         if message is None:
             raise
-        print(f"\n{message}", file=sys.stderr)
+        print(f"\n{visible(message)}", file=sys.stderr)
         sys.exit(1)
 
 

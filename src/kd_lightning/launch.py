@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from kd_lightning.config.check import check
 from kd_lightning.config.command import Command
 from kd_lightning.config.trust import Trust, trusting
+from kd_lightning.core import visible
 from kd_lightning.core.abort import UserAbortError
 from kd_lightning.core.quiet import quieten
 from kd_lightning.core.ranks import is_main_process
@@ -32,6 +33,7 @@ def launch(cfg: DictConfig) -> Any:
         What the job returns; the pipeline's is the value a sweeper optimises.
     """
     check(cfg)
+    visible.install()
     content: Any = OmegaConf.to_container(cfg, resolve=False)
     with trusting(Trust.of_command(content)):
         return _launch(Command(cfg), Path(HydraConfig.get().runtime.output_dir))

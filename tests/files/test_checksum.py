@@ -99,8 +99,10 @@ def test_a_changed_byte_of_a_checkpoint_is_found(tmp_path, caplog):
 
 def test_a_checkpoint_that_counts_on_a_damaged_one_is_not_gone_on_from(tmp_path, caplog):
     for name, step in (("best", 1), ("last", 2)):
-        state = {"ModelCheckpoint{}": {"best_model_path": "/elsewhere/best.ckpt"}}
+        state = {"ModelCheckpoint{}": {"monitor": "val/top1", "best_model_path": "/elsewhere/best.ckpt"}}
+        state["ModelCheckpoint{last}"] = {"monitor": None, "best_model_path": "/elsewhere/interrupted.ckpt"}
         torch.save({"global_step": step, "callbacks": state, "w": torch.ones(50)}, tmp_path / f"{name}.ckpt")
+    (tmp_path / "interrupted.ckpt").write_bytes(b"half")
     assert newest_whole(tmp_path.glob("*.ckpt")).name == "last.ckpt"
     path = tmp_path / "best.ckpt"
     kept = path.read_bytes()

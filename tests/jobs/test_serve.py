@@ -210,6 +210,47 @@ def test_after_all_that_it_still_answers(server):
     assert "Traceback" not in server.log.read_text()
 
 
+def test_a_killed_worker_is_started_again(server):
+    def answered(path):
+        status, _, answer = server.request("POST", path, *form(GOOD))
+        assert status in (200, 503, 504), answer
+        return status == 200
+
+    def command_line(pid):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+
+    worker = min((pid for pid in server.left() if "spawn_main" in command_line(pid)), key=int)
+    os.kill(int(worker), signal.SIGKILL)
+    server.wait_for("has ended; another one is started")
+    end = time.monotonic() + START
+    while not (answered("/predict") and answered("/predict/teacher") and server.request("GET", "/health")[0] == 200):
+        assert time.monotonic() < end, server.log.read_text()
+        time.sleep(0.2)
+    assert worker not in server.left()
+
+
+def test_a_page_that_lets_its_own_name_lead_here_reads_nothing(server):
+    for path in ("/", "/info", "/health"):
+        status, _, answer = server.request("GET", path, headers={"host": "rebound.example"})
+        assert (status, b"serve.names" in answer) == (421, True)
+
+
+@pytest.mark.slow
+def test_without_the_process_that_takes_requests_it_ends(finished, tmp_path):
+    started = Server(tmp_path, finished, "serve.teacher=false")
+    try:
+        started.wait_for("Ready:")
+        listening = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children").read_text().split()
+        inside = [pid for pid in listening if "spawn_main" not in Path(f"/proc/{pid}/cmdline").read_text()]
+        trackers = [pid for pid in inside if "resource_tracker" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(max(int(pid) for pid in inside if pid not in trackers), signal.SIGKILL)  # the last one that was forked
+        assert started.process.wait(60) == 1
+        assert "The process that takes requests has ended" in started.log.read_text()
+        started.wait_until_gone()
+    finally:
+        stop(started.process)
+
+
 def test_a_body_in_chunks_of_unknown_length_is_measured_too(server):
     status, _, answer = server.request("POST", "/predict", iter([bytes(500_000)] * 10), form(b"")[1])
     assert (status, "too large" in json.loads(answer)["detail"]) == (413, True)

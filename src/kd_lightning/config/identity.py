@@ -7,6 +7,7 @@ named here decides nothing: places, speed, what is shown, what is measured after
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 from kd_lightning.config.roles import OWN, TEACHER
@@ -30,10 +31,16 @@ SOURCE = ("net", "checkpoint", "body", "fit", "seed")
 ANSWERS = ("net", "call")
 # Of a further role, what decides what is learnt from it beside the weights of one that is frozen.
 ROLE = ("net", "call", "taps", "follows", "decay")
-# Of a source, what there was not at first: null, it does not count.
-NEW_OF_SOURCE = ("delimiter", "layout", "missing")
 # What may differ between two starts of the same command.
 NOT_OF_COMMAND = ("hydra", "resume", "ckpt_path", "logger", "run", "inputs", "predict", "trust")
+# What a command could not set at first, and what says that it is not set: then it counts as it did.
+ADDED: dict[str, Any] = {
+    "roles": {},
+    "serve.names": [],
+    "data.source.delimiter": None,
+    "data.source.layout": None,
+    "data.source.missing": None,
+}
 
 
 def of_training(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -89,14 +96,12 @@ def of_step(settings: Mapping[str, Any]) -> list[Any]:
 def of_command(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What two starts of one command share."""
     kept = {str(key): _unchecked(_decided(value)) for key, value in settings.items() if key not in NOT_OF_COMMAND}
-    if not kept.get("roles"):  # there were none at first
-        kept.pop("roles", None)
-    else:
-        kept["roles"] = {name: _unchecked(role) for name, role in kept["roles"].items()}
-    source = (kept.get("data") or {}).get("source")
-    for key in NEW_OF_SOURCE:
-        if isinstance(source, dict) and source.get(key) is None:
-            source.pop(key, None)
+    kept["roles"] = {name: _unchecked(role) for name, role in (kept.get("roles") or {}).items()}
+    for path, absent in ADDED.items():
+        *above, key = path.split(".")
+        node = reduce(lambda one, name: one.get(name) or {}, above, kept)
+        if key in node and node[key] in (None, absent):
+            del node[key]
     return kept
 
 

@@ -84,6 +84,9 @@ class Serve:
     host: str = "127.0.0.1"
     """127.0.0.1: this machine only; 0.0.0.0: every machine that can reach this one."""
     port: int = 8000
+    names: list[str] = field(default_factory=list)
+    """Names of hosts by which it may be called, such as that of a proxy before it; always: numbers, localhost, and the
+    name of this machine."""
     backend: str = "onnx"
     """Which exported file answers, as in ``predict``."""
     batch_size: int = 16

@@ -68,7 +68,8 @@ def newest_whole(paths: Iterable[Path]) -> Path | None:
     found = []
     for path in whole:
         content = _content(path)
-        states = (one for one in content.get("callbacks", {}).values() if isinstance(one, dict))
+        # Without a monitor nothing was chosen: the "best" is the one that was written last.
+        states = (one for one in content.get("callbacks", {}).values() if isinstance(one, dict) and one.get("monitor"))
         best = {Path(one["best_model_path"]).name for one in states if one.get("best_model_path")}
         lost = [name for name in sorted(best) if path.with_name(f"{name}{DAMAGED}").exists()]
         if lost:

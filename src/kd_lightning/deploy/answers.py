@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kd_lightning.core.visible import visible
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.deploy.texts_given import read_texts
 
@@ -18,6 +19,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", "
 
 
 STDIN = "-"
+# How a formula begins in the programs that open tables.
+FORMULAS = ("=", "+", "-", "@", "\t")
 # What a sample is named by in its answer.
 GIVEN = ("file", "text", "pair")
 
@@ -130,10 +133,15 @@ def _paths(inputs: list[str]) -> Iterator[Path]:
 
 
 def write_answers(answers: list[dict[str, Any]], path: Path) -> None:
-    """Write answers as .csv (file or text, the best class or what else was said, error) or .jsonl (everything)."""
+    """Write answers as .csv (file or text, the best class or what else was said, error) or .jsonl (everything).
+
+    A .csv is opened by programs that compute: what would be a formula there gets an apostrophe before it, and control
+    characters are spelt out. A .jsonl has every text as it is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers), encoding="utf-8")
+        text = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        path.write_bytes(text.encode(errors="backslashreplace"))  # a file name may be no text: JSON escapes it so
         return
     with path.open("w", newline="", encoding="utf-8") as handle:
         keys = list(dict.fromkeys(key for answer in answers for key in answer))
@@ -145,4 +153,18 @@ def write_answers(answers: list[dict[str, Any]], path: Path) -> None:
         for answer in answers:
             row = {**answer, **answer.get("classes", [{}])[0]}
             lists = {k: json.dumps(v, ensure_ascii=False) for k, v in row.items() if isinstance(v, (list, dict))}
-            writer.writerow(row | lists)
+            writer.writerow({key: _cell(value) for key, value in (row | lists).items()})
+
+
+def _cell(value: Any) -> Any:
+    """What a table program shows as it is."""
+    if not isinstance(value, str):
+        return value
+    shown = visible(value)
+    if not shown.startswith(FORMULAS):
+        return shown
+    try:
+        float(shown)
+    except ValueError:
+        return f"'{shown}"
+    return shown

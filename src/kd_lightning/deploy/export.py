@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from kd_lightning.config.schema_jobs import Export
+from kd_lightning.core.visible import visible
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.sampler import Draw
 from kd_lightning.data.targets import IGNORE
@@ -264,7 +265,7 @@ def _write_texts(net: nn.Module, folder: Path, data: SplitDataModule, record: di
         preprocessing["mask_token"] = data.tokenizer.mask_token  # type: ignore[attr-defined]
     write_json(folder / PREPROCESSING, preprocessing)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in preprocessing["class_names"]), encoding="utf-8")
-    (folder / "model_card.md").write_text(model_card(record, preprocessing), encoding="utf-8")
+    (folder / "model_card.md").write_text(visible(model_card(record, preprocessing)), encoding="utf-8")
 
 
 def _show(record: dict[str, Any], folder: Path) -> None:

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from kd_lightning.config.command import Command
 from kd_lightning.deploy.answers import GIVEN, predict, predict_texts, write_answers
 from kd_lightning.deploy.student import ExportedStudent
 from kd_lightning.files.artifact import required_run
+from kd_lightning.report.console import console
 
 log = logging.getLogger("kd_lightning")
 
@@ -61,9 +61,10 @@ def _show(answers: list[dict[str, Any]]) -> None:
         first, *others = answer["classes"]
         following = ", ".join(f"{c['class']} {c['probability']:.3f}" for c in others)
         table.add_row(name, escape(first["class"]), f"{first['probability']:.3f}", escape(following))
-    Console().print(table)
+    shown = console()
+    shown.print(table)
     if len(answers) > SHOWN:
-        Console().print(f"... and {len(answers) - SHOWN} more (predict.output=answers.csv writes them all)")
+        shown.print(f"... and {len(answers) - SHOWN} more (predict.output=answers.csv writes them all)")
 
 
 def _in_words(answer: dict[str, Any]) -> str:

@@ -50,10 +50,12 @@ def run(command: Command, folder: Path) -> None:
     apis = [ModelAPI(carried(partial(model, load)), api_path=at, **options) for at, load in runners.items()]
     told = facts(settings, record, preprocessing, teacher)
     intake = intake_for(settings, preprocessing)
-    server = build_server(apis, intake, settings.request_timeout_s, told, settings.workers)
+    names = ("localhost", socket.gethostname(), socket.getfqdn(), *settings.names)
+    server = build_server(apis, intake, settings.request_timeout_s, told, settings.workers, names)
     address = f"http://{settings.host if ':' not in settings.host else '[::1]'}:{settings.port}"
     log.info(f"Starting {address} ...")
-    serve(server, settings.host, settings.port, lambda: log.info(f"Ready: {address}  (Ctrl-C stops it)"))
+    ready = partial(log.info, f"Ready: {address}  (Ctrl-C stops it)")
+    serve(server, settings.host, settings.port, ready, settings.request_timeout_s)
     log.info("Stopped.")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_lightning.comparison.results import Comparison
+from kd_lightning.core.visible import visible
 from kd_lightning.measures import format as fmt
 from kd_lightning.report.choices import choice_rows, paper_protocol
 from kd_lightning.report.markdown import markdown
@@ -47,8 +48,8 @@ def write_reports(
     numbers = json.dumps(metrics(comparison), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     texts = {
         "metrics": ("metrics.json", numbers + "\n"),
-        "markdown": ("report.md", markdown(comparison)),
-        "html": ("report.html", html(comparison, settings)),
+        "markdown": ("report.md", visible(markdown(comparison))),
+        "html": ("report.html", visible(html(comparison, settings))),
     }
     return {key: _write(place / name, text) for key, (name, text) in texts.items()}
 

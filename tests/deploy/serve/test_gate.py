@@ -19,7 +19,7 @@ PICTURES = PictureIntake(PREPROCESSING, Limits(max_bytes=20_000, max_pixels=1_00
 TEXTS = TextIntake({"task": "classification"}, max_characters=1_000)
 
 
-def post(chunks, headers, intake=PICTURES, seconds=5.0, forever=False):
+def post(chunks, headers, intake=PICTURES, seconds=5.0, forever=False, lost=False):
     """Status and JSON of a POST to /predict whose body comes in these chunks; the model behind echoes what it got."""
     incoming = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     if not forever:
@@ -37,12 +37,14 @@ def post(chunks, headers, intake=PICTURES, seconds=5.0, forever=False):
 
     async def model(scope, receive, send):
         body = (await receive())["body"]
+        if lost:
+            await asyncio.sleep(3600)
         assert dict(scope["headers"])[b"content-length"] == str(len(body)).encode()
         assert dict(scope["headers"])[b"content-type"] == b"application/json"
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
-    gate = Gate(model, ["/predict"], intake, seconds, "page")
+    gate = Gate(model, ["/predict"], intake, seconds, "page", ["localhost"])
     scope = {
         "type": "http", "method": "POST", "path": "/predict", "query_string": b"",
         "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
@@ -75,6 +77,21 @@ def test_who_never_ends_is_sent_away():
     status, answer = post([b'{"image": '], JSON, seconds=0.1, forever=True)
     assert status == 408
     assert "not complete" in answer["detail"]
+
+
+def test_who_waits_for_a_process_that_was_killed_is_told():
+    status, answer = post([json.dumps({"text": "a"}).encode()], JSON, TEXTS, seconds=0.1, lost=True)
+    assert (status, "no answer within 0.2 s" in answer["detail"]) == (503, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1:8000", 200), ("[::1]:8000", 200), ("192.168.1.7", 200), ("LOCALHOST:8000", 200), ("localhost", 200),
+     ("evil.example", 421), ("evil.example:8000", 421), ("127.0.0.1.evil.example", 421), ("", 421)],
+)  # fmt: skip
+def test_who_calls_it_by_another_name_is_refused(host, status):
+    body = json.dumps({"text": "a"}).encode()
+    assert post([body], {**JSON, "host": host}, TEXTS)[0] == status
 
 
 def test_who_sends_without_end_is_sent_away():

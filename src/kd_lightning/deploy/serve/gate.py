@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 from collections.abc import Callable, Collection
 from typing import Any
@@ -38,22 +39,38 @@ class Gate:
         intake: Turns requests into what the models take.
         seconds: Time to send a request.
         page: HTML.
+        names: Names by which the server may be called, beside numbers (IP addresses).
     """
 
-    def __init__(self, app: ASGIApp, paths: Collection[str], intake: Intake, seconds: float, page: str) -> None:
+    def __init__(
+        self, app: ASGIApp, paths: Collection[str], intake: Intake, seconds: float, page: str, names: Collection[str]
+    ) -> None:
         self.app, self.paths = app, frozenset(paths)
+        self.names = frozenset(name.lower() for name in names)
         self.intake, self.seconds, self.page = intake, seconds, page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, refuse or pass on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+        elif not self._is_called(scope):
+            refused = {"detail": "This server is not called so; names are given to it with serve.names=[...]."}
+            await JSONResponse(refused, 421)(scope, receive, send)
         elif scope["path"] == "/" and scope["method"] in ("GET", "HEAD"):
             await HTMLResponse(self.page, headers=HEADERS)(scope, receive, send)
         elif scope["path"] in self.paths and scope["method"] == "POST":
             await self._post(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+    def _is_called(self, scope: Scope) -> bool:
+        """Whether the Host of a request is this server's.
+
+        A page of somebody else could let its own name lead here, and would then be allowed to read the answers. With an
+        address in the place of a name it cannot; and a request without a Host is of no browser.
+        """
+        hosts = [value.decode("latin-1") for key, value in scope["headers"] if key == b"host"]
+        return all(_is_address(name := _without_port(host)) or name in self.names for host in hosts)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -65,7 +82,20 @@ class Gate:
             await JSONResponse({"detail": refused.reason}, refused.status)(scope, receive, send)
             return
         body = json.dumps(content).encode()
-        await self.app(_as_json(scope, len(body)), _replay(body, receive), send)
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:  # it may be lost with the process that had taken it up
+            answered = self.app(_as_json(scope, len(body)), _replay(body, receive), sending)
+            await asyncio.wait_for(answered, 2 * self.seconds)
+        except TimeoutError:
+            if not begun:
+                detail = f"There was no answer within {2 * self.seconds:g} s; send it again."
+                await JSONResponse({"detail": detail}, 503)(scope, receive, send)
 
     async def _content(self, request: Request) -> Callable[[], dict[str, str]]:
         """What is yet to be done, away from the event loop, for the content of a request that has arrived."""
@@ -120,6 +150,22 @@ class Gate:
             return await image.read()
         finally:
             await form.close()
+
+
+def _without_port(host: str) -> str:
+    """The name or address of a Host, lower case, an address of IPv6 without its brackets."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _as_json(scope: Scope, length: int) -> Scope:

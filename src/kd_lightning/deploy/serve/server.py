@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,8 +21,11 @@ from starlette.responses import JSONResponse
 
 from kd_lightning.deploy.serve.gate import Gate
 from kd_lightning.deploy.serve.intake import Intake
+from kd_lightning.deploy.serve.patience import patient_protocol
 
 HERE = Path(__file__).parent
+
+log = logging.getLogger("kd_lightning")
 
 
 class Model(Protocol):
@@ -87,9 +90,44 @@ class ModelAPI(litserve.LitAPI):  # type: ignore[misc]
         return JSONResponse({"detail": output["error"]}, 422) if "error" in output else output
 
 
+class Server(litserve.LitServer):  # type: ignore[misc]
+    """LitServe's, which says that a worker ended, and ends where the process that takes requests does.
+
+    Attributes:
+        lost: That one has ended without having been stopped.
+    """
+
+    lost = False
+    _stopping = False
+
+    def launch_single_inference_worker(self, lit_api: Any, worker_id: int) -> Any:
+        """Start a worker in the place of one that ended."""
+        log.warning(f"The process that ran {lit_api.api_path} has ended; another one is started.")
+        return super().launch_single_inference_worker(lit_api, worker_id)
+
+    def _start_server(self, *args: Any, **options: Any) -> dict[int, Any]:
+        started: dict[int, Any] = super()._start_server(*args, **options)
+        sentinels = [one.sentinel for one in started.values()]
+        pid = os.getpid()
+
+        def watch() -> None:
+            multiprocessing.connection.wait(sentinels)
+            time.sleep(1.0)  # Ctrl-C reaches it and this process at once
+            if not self._stopping:
+                self.lost = True
+                os.kill(pid, signal.SIGTERM)
+
+        threading.Thread(target=watch, daemon=True, name="watch").start()
+        return started
+
+    def _perform_graceful_shutdown(self, *args: Any, **options: Any) -> None:
+        self._stopping = True
+        super()._perform_graceful_shutdown(*args, **options)
+
+
 def build_server(
-    apis: list[ModelAPI], intake: Intake, seconds: float, facts: dict[str, Any], workers: int
-) -> litserve.LitServer:
+    apis: list[ModelAPI], intake: Intake, seconds: float, facts: dict[str, Any], workers: int, names: Sequence[str]
+) -> Server:
     """The server with its page; not started yet.
 
     Args:
@@ -98,15 +136,17 @@ def build_server(
         seconds: Time to send a request, and for it to be taken up.
         facts: What ``GET /info`` tells under ``model``; the page reads it.
         workers: Processes for each model.
+        names: Names by which it may be called.
     """
-    gate = {"paths": [api.api_path for api in apis], "intake": intake, "seconds": seconds}
-    return litserve.LitServer(
+    gate = {"paths": [api.api_path for api in apis], "intake": intake, "seconds": seconds, "names": tuple(names)}
+    return Server(
         apis,
         accelerator="cpu",
         workers_per_device=workers,
         timeout=seconds,
         model_metadata=facts,
         middlewares=[(Gate, {**gate, "page": read_page()})],
+        restart_workers=True,
         disable_openapi_url=True,  # its page would load scripts from elsewhere
     )
 
@@ -119,14 +159,20 @@ def read_page() -> str:
     return page
 
 
-def serve(server: litserve.LitServer, host: str, port: int, ready: Callable[[], None]) -> None:
+def serve(server: Server, host: str, port: int, ready: Callable[[], None], seconds: float) -> None:
     """Serve until SIGINT or SIGTERM; leaves no process behind.
+
+    A process that runs a model is started again when it ends; where the one that takes requests ends, all do.
 
     Args:
         server: From ``build_server``.
         host: Address to listen at.
         port: Its port.
         ready: Called once the first request can be answered.
+        seconds: Time to send the headers of a request.
+
+    Raises:
+        ValueError: The process that takes requests has ended.
     """
     for name in ("litserve", "uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -134,12 +180,15 @@ def serve(server: litserve.LitServer, host: str, port: int, ready: Callable[[], 
     threading.Thread(target=_announce, args=(host, port, ready, stopping), daemon=True).start()
     try:
         with _stopped_by_signals():
-            server.run(host, port, num_api_servers=1, log_level="critical", generate_client_file=False)
+            quietly: dict[str, Any] = {"log_level": "critical", "generate_client_file": False}
+            server.run(host, port, num_api_servers=1, http=patient_protocol(seconds), **quietly)
     except KeyboardInterrupt:
         pass
     finally:
         stopping.set()
         _stop_children()
+    if server.lost:
+        raise ValueError("The process that takes requests has ended (out of memory?): start job=serve again.")
 
 
 def _announce(host: str, port: int, ready: Callable[[], None], stopping: threading.Event) -> None:
