@@ -63,16 +63,17 @@ def logits_of(net: nn.Module, output: Any) -> Tensor:
     """
     logits = output if isinstance(output, Tensor) else _named(output)
     if not isinstance(logits, Tensor):
-        held = ", ".join(map(str, output)) if isinstance(output, Mapping) else type(output).__name__
         parts = f" of {len(output)} parts" if isinstance(output, tuple | list) else ""
+        held = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
         raise ValueError(
-            f"{type(net).__name__} answers with {type(output).__name__}{parts}"
-            f"{f' ({held})' if isinstance(output, Mapping) else ''}, in which nothing is named 'logits'. Let its forward"
-            " return the logits alone, a dictionary with 'logits', or an object that has them."
+            f"{type(net).__name__} answers with {type(output).__name__}{parts}{held}, in which nothing is named"
+            " 'logits'. Let its forward return the logits alone, a dictionary with 'logits', or an object that has"
+            " them."
         )
     if logits.dim() < 2:
         raise ValueError(
-            f"{type(net).__name__} answers with shape {tuple(logits.shape)}: logits have a row for every sample, (B, C)."
+            f"{type(net).__name__} answers with shape {tuple(logits.shape)}: logits have a row for every sample,"
+            " (B, C)."
         )
     return logits
 
