@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from kd_lightning.core.calls import TensorCall
+from kd_lightning.core.calls import TensorCall, TokenCall
 from kd_lightning.models.anatomy.aliases import propose_aliases
 from kd_lightning.models.hub import hub
+from kd_lightning.models.language.tiny import tiny_bert
 from kd_lightning.models.vgg import vgg8
 from tests.models import odd
 
@@ -54,6 +55,14 @@ def test_pictures_of_a_size_that_a_net_does_not_take():
         ValueError, match=r"VisionTransformer cannot take .*Input height \(4\) doesn't match model \(8\)"
     ):
         TensorCall()(vit, {"image": small})
+
+
+def test_texts_of_a_length_that_a_net_does_not_take():
+    tokens = torch.ones(2, 9, dtype=torch.int64)
+    net = tiny_bert(50, "classification", 3, layers=1, width=16, max_length=4)
+    words = r"BertForSequenceClassification cannot take a batch of shape input_ids \(2, 9\).*net.max_length"
+    with pytest.raises(ValueError, match=words):
+        TokenCall()(net, {"input_ids": tokens, "attention_mask": tokens})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
