@@ -175,3 +175,39 @@ def test_a_term_that_can_teach_nothing_is_refused():
     # better than the teacher everywhere in the mild draw: it rests there, and learns all the same
     teacher += 50
     check(RegressionKDLoss(), asks=("student", "teacher", "target"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs", "given", "words"),
+    [
+        (
+            nn.MSELoss(),
+            {"input": "student.layer1", "target": "teacher.layer2"},
+            {"input": torch.ones(2, 16, 8, 8), "target": torch.ones(2, 32, 4, 4)},
+            r"'x' \(MSELoss\) does not take input student.layer1 2×16×8×8, target teacher.layer2 2×32×4×4: Runtime.*"
+            "method.terms.x.inputs, or add a projector",
+        ),
+        (
+            KDLoss(),
+            {"student": "student.logits", "teacher": "teacher.layer1"},
+            {"student": torch.ones(2, 3), "teacher": torch.ones(2, 16)},
+            r"The term 'x' \(KDLoss\): Student logits \(2, 3\) and teacher logits \(2, 16\)",
+        ),
+        (
+            nn.CosineSimilarity(),
+            {"x1": "student.logits", "x2": "teacher.logits"},
+            {"x1": torch.ones(2, 3), "x2": torch.ones(2, 3)},
+            r"The term 'x' \(CosineSimilarity\) gives 2: a loss is one number",
+        ),
+    ],
+)
+def test_what_a_loss_cannot_do_is_said_with_the_term_and_the_shapes(loss, inputs, given, words):
+    with pytest.raises(ValueError, match=words):
+        Objective([Term("x", loss, inputs)])(lambda reference: next(given[key] for key, text in inputs.items()
+                                                                    if text == str(reference)), Progress())  # fmt: skip
+
+
+def test_what_a_loss_cannot_be_built_from_is_said_likewise():
+    term = Term("x", Projected(), {"student": "student.layer1"})
+    with pytest.raises(ValueError, match=r"The term 'x' \(Projected\) does not take student student.layer1 2: Index"):
+        term.build({"student": torch.ones(2)})

@@ -1,57 +1,34 @@
-"""A term's loss as the configuration has it: a module, or a function with its numbers bound."""
+"""A method that is written down wrongly says where."""
+
+import re
 
 import pytest
 
-from tests.conftest import TINY
+from kd_lightning.config.schema import Method
+from kd_lightning.training.objective import build_objective
 
-TRAIN = [*TINY, "job=train", "method=ce", "trainer.max_epochs=1"]
-BOTH = "{student: student.logits, teacher: teacher.logits}"
-
-
-def gap(student, teacher, *, power=2.0):
-    """A plain function as a loss."""
-    return (student - teacher).abs().pow(power).mean()
-
-
-def term(loss, inputs=BOTH, name="gap"):
-    """A term on the command line."""
-    return f"+method.terms.{name}={{loss: {loss}, inputs: {inputs}, weight: 0.5}}"
-
-
-def function(more="", target="gap"):
-    return f"{{_target_: {__name__}.{target}, _partial_: true{more}}}"
-
-
-def test_functions_train_beside_a_module(cli):
-    found = f"{{_target_: hydra.utils.get_method, path: {__name__}.gap}}"
-    outcome = cli(*TRAIN, "teacher.fit=null", term(function(", power: 3.0")), term(found, name="found"))
-    assert outcome.code == 0, outcome.text
-    log = "".join(path.read_text() for path in outcome.folder.rglob("metrics.csv"))
-    assert "train/gap" in log
-    assert "train/found" in log
+KD = {"_target_": "kd_lightning.losses.kd.KDLoss"}
+INPUTS = {"student": "student.logits", "teacher": "teacher.logits"}
 
 
 @pytest.mark.parametrize(
-    ("given", "messages"),
+    ("term", "words"),
     [
-        (term(function(", powr: 3.0")), ["method.terms.gap.loss", "takes no argument 'powr'", "Did you mean power"]),
-        (term(function(target="gapp")), ["method.terms.gap.loss", "cannot import", "gapp"]),
+        (1, "method.terms.kd lacks 'loss': a term is {loss, inputs, weight}."),
+        ({"loss": KD, "inputs": INPUTS, "weight": None}, "method.terms.kd lacks 'weight'"),
         (
-            term(function(), "{student: student.logits}"),
-            ["Term 'gap': missing a required argument: 'teacher'. gap takes"],
+            {"loss": KD, "inputs": INPUTS, "weight": "high"},
+            "method.terms.kd.weight=high: it is a number, or a schedule",
         ),
-        (term(function(", teacher: 1.0")), ["Term 'gap': 'teacher' of gap is given twice"]),
-        (term(f"{{_target_: {__name__}.gap, power: 2.0}}"), ["method.terms.gap.loss", "Add _partial_: true"]),
-        (
-            term("{_target_: kd_lightning.losses.kd.KDLoss, _partial_: true}"),
-            ["KDLoss is a class", "leave out _partial_"],
-        ),
+        ({"loss": "kd", "inputs": INPUTS, "weight": 1}, "method.terms.kd.loss=kd: it is a loss with its _target_."),
     ],
 )
-def test_a_function_that_does_not_fit_is_refused_before_anything_is_trained(cli, given, messages):
-    outcome = cli(*TRAIN, given)
-    assert outcome.code == 1
-    assert "resnet8: training" not in outcome.text
-    said = " ".join(outcome.text.split())
-    for message in messages:
-        assert message in said
+def test_a_term(term, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        build_objective(Method("mine", {"kd": term}))
+
+
+@pytest.mark.parametrize("stage", ["kd", {"terms": ["kd"]}])
+def test_a_stage(stage):
+    with pytest.raises(ValueError, match=r"method\.stages: each is"):
+        build_objective(Method("mine", {"kd": {"loss": KD, "inputs": INPUTS, "weight": 1}}, [stage]))

@@ -69,8 +69,8 @@ def unreadable(error: BaseException) -> str | None:
         key, _, value = argument.partition("=")
         quoted = shlex.quote(f'{key}="{value}"')
         return (
-            f"Error: cannot read {argument}. Lists are written {key}=[a,b], values with commas, brackets or equals signs"
-            f" in quotes within quotes: {quoted}."
+            f"Error: cannot read {argument}. Lists are written {key}=[a,b], values with commas, brackets or equals"
+            f" signs in quotes within quotes: {quoted}."
         )
     word = argument.lstrip("+~")
     meant = list(_meant(word))

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import errno
 import re
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,6 +88,46 @@ def _missing_choice(error: MissingConfigException) -> str | None:
     return f"Unknown choice {group}={name}. {near(name, options)}" if options and group else None
 
 
+def _another_shape(text: str) -> str | None:
+    """A single value where a list is wanted, or a list where keys are: in the words of the command line."""
+    key = re.search(r"full_key: (\S+)", text)
+    if key is None:
+        return None
+    given = re.search(r"override (\S+=(.*))", text)
+    if "is not a ListConfig" in text:
+        return f"{key[1]} is a list: write {key[1]}=[{given[2] if given else '...'}]."
+    if "Cannot merge DictConfig with" in text or "is not a subclass of dict" in text:
+        return f"{given[1] if given else key[1]}: it has keys of its own, set one of them: {key[1]}.<key>=..."
+    return None
+
+
+def _not_given(error: OmegaConfBaseException) -> str | None:
+    """A value that is to be named, or that only another kind of data has."""
+    text = str(error)
+    if (found := re.search(r"Missing mandatory value: ([\w.]+)", text)) is not None:
+        return f"{found[1]} must be given: {found[1]}=<value>."
+    found = re.search(r"Interpolation key '(data\.\w+)' not found", text)
+    if found is None:
+        return None
+    return (
+        f"{error.full_key} is ${{{found[1]}}}, which this data has not: models of texts (tiny_bert, bilstm, hf) take"
+        " data of texts, others pictures or features. Choose another data=... or model@...=...."
+    )
+
+
+def _not_made(error: BaseException, chain: list[BaseException]) -> str | None:
+    """What an object of the configuration could not be made of: its arguments are the user's."""
+    made = next((str(each) for each in chain if isinstance(each, InstantiationException)), None)
+    if made is None or isinstance(error, InstantiationException):
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    key = re.search(r"full_key: (\S+)", made)
+    what = re.search(r"'([\w.]+)'", made)
+    who = " ".join(filter(None, (key and f"{key[1]}:", what and what[1])))
+    return f"{who} cannot be made of these arguments: {type(error).__name__}: {error}{where}"
+
+
 def explain(error: BaseException) -> str | None:
     """One paragraph for an error that the user can mend; None for a fault of the program, which gets its trace."""
     chain = list(_causes(error))
@@ -97,6 +138,10 @@ def explain(error: BaseException) -> str | None:
             return f"Error: {text}"
         if isinstance(cause, HydraException) and (text := _unknown_field(str(cause))):
             return f"Error: {text}"
+        if isinstance(cause, OmegaConfBaseException) and (text := _not_given(cause)):
+            return f"Error: {text}"
+    if text := _another_shape("\n".join(map(str, chain))):
+        return f"Error: {text}"
     inner = next((c for c in chain if not isinstance(c, InstantiationException)), error)
     if isinstance(inner, OSError) and inner.errno is not None and not isinstance(inner, FileNotFoundError):
         return f"Error: {inner.strerror}: {inner.filename or ''}{_HINTS.get(inner.errno, '')}"
@@ -105,4 +150,5 @@ def explain(error: BaseException) -> str | None:
         if isinstance(inner, HydraException) and chain[-1] is not inner:
             lines.append(str(chain[-1]))
         return "Error: " + "\n".join(lines)
-    return None
+    made = _not_made(inner, chain)
+    return None if made is None else f"Error: {made}"

@@ -14,45 +14,53 @@ from torch import Tensor, nn
 _PASSED = (torch.OutOfMemoryError, MemoryError, ValueError, OSError)
 
 
-def ask(net: nn.Module, given: Tensor) -> Any:
-    """Run a net on a tensor.
+def ask(net: nn.Module, given: Tensor | Mapping[str, Any]) -> Any:
+    """Run a net on a tensor, or on keywords.
 
     Args:
         net: Any.
-        given: What it takes, (B, ...); as precise as its weights where those are of half precision.
+        given: What it takes, (B, ...) each; a tensor is made as precise as weights of half precision.
 
     Raises:
-        ValueError: It cannot take it; names the net, the shape and the line where it stopped.
+        ValueError: It cannot take it; names the net, the shapes and the line where it stopped.
+        IndexError: Of keywords: a token that it does not know.
     """
-    weight = next(net.parameters(), None)
-    if weight is not None and weight.dtype in (torch.bfloat16, torch.float16) and given.is_floating_point():
-        given = given.to(weight.dtype)
+    if isinstance(given, Tensor):
+        weight = next(net.parameters(), None)
+        if weight is not None and weight.dtype in (torch.bfloat16, torch.float16) and given.is_floating_point():
+            given = given.to(weight.dtype)
     try:
-        return net(given)
+        return net(given) if isinstance(given, Tensor) else net(**given)
     except _PASSED:
         raise
     except Exception as error:
+        if isinstance(error, IndexError) and not isinstance(given, Tensor):
+            raise  # whose caller knows how many tokens there are
         raise ValueError(cannot_take(net, given, error)) from error
 
 
 def cannot_take(net: nn.Module, given: Tensor | Mapping[str, Any], error: Exception) -> str:
     """Why a net stopped, and what to look at."""
-    name, single = type(net).__name__, isinstance(given, Tensor)
+    name, signature = type(net).__name__, inspect.signature(net.forward)
     try:
-        inspect.signature(net.forward).bind(*[given] if single else [], **{} if single else given)
-    except (TypeError, ValueError):
+        signature.bind(given) if isinstance(given, Tensor) else signature.bind(**given)
+    except TypeError:
         return (
-            f"{name}.forward takes {inspect.signature(net.forward)}, and is given"
-            f" {'one tensor' if single else ', '.join(given)}. A net with other inputs needs a call of its own:"
-            " student.call._target_=<a class with provides, arguments and __call__, as in kd_lightning.core.calls>."
+            f"{name}.forward takes {signature}, and is given"
+            f" {'one tensor' if isinstance(given, Tensor) else ', '.join(given)}. A net with other inputs needs a call"
+            " of its own: student.call._target_=<a class with provides, arguments and __call__, as in"
+            " kd_lightning.core.calls>."
         )
-    shape = tuple(given.shape) if isinstance(given, Tensor) else {key: tuple(x.shape) for key, x in given.items()}
+    if isinstance(given, Tensor):
+        shapes = str(tuple(given.shape))
+        pictures = "pictures of this size (data.image_size) and so many channels"
+        made_for = pictures if given.dim() == 4 else "inputs of this shape"
+    else:
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in given.items() if isinstance(value, Tensor))
+        made_for = "texts of this length (net.max_length, data.max_length) and so many tokens (net.vocab_size)"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = ": ".join([type(error).__name__, *lines[:1]]).rstrip(".")
-    advice = "Is it made for inputs of this shape?"
-    if isinstance(given, Tensor) and given.dim() == 4:
-        advice = "Is it made for pictures of this size (data.image_size) and so many channels?"
-    return f"{name} cannot take a batch of shape {shape}: {reason} ({_where(error)}). {advice}"
+    return f"{name} cannot take a batch of shape {shapes}: {reason} ({_where(error)}). Is it made for {made_for}?"
 
 
 def logits_of(net: nn.Module, output: Any) -> Tensor:
@@ -63,16 +71,17 @@ def logits_of(net: nn.Module, output: Any) -> Tensor:
     """
     logits = output if isinstance(output, Tensor) else _named(output)
     if not isinstance(logits, Tensor):
-        held = ", ".join(map(str, output)) if isinstance(output, Mapping) else type(output).__name__
         parts = f" of {len(output)} parts" if isinstance(output, tuple | list) else ""
+        held = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
         raise ValueError(
-            f"{type(net).__name__} answers with {type(output).__name__}{parts}"
-            f"{f' ({held})' if isinstance(output, Mapping) else ''}, in which nothing is named 'logits'. Let its forward"
-            " return the logits alone, a dictionary with 'logits', or an object that has them."
+            f"{type(net).__name__} answers with {type(output).__name__}{parts}{held}, in which nothing is named"
+            " 'logits'. Let its forward return the logits alone, a dictionary with 'logits', or an object that has"
+            " them."
         )
     if logits.dim() < 2:
         raise ValueError(
-            f"{type(net).__name__} answers with shape {tuple(logits.shape)}: logits have a row for every sample, (B, C)."
+            f"{type(net).__name__} answers with shape {tuple(logits.shape)}: logits have a row for every sample,"
+            " (B, C)."
         )
     return logits
 

@@ -150,10 +150,10 @@ class TokenCall:
             arguments["output_hidden_states"] = True
         reader = self._reader_of(net) if names & _PROJECTED else None
         if reader is None:
-            return self._signals(names, module(**arguments), batch, net)
+            return self._signals(names, ask(module, arguments), batch, net)
         reader.start()
         try:
-            output = module(**arguments)
+            output = ask(module, arguments)
             layers = reader.take()
         finally:
             reader.stop()

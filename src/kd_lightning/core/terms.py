@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,16 @@ class Term(nn.Module):
                 f" ({', '.join(self.sources)})."
             ) from None
 
+    @property
+    def title(self) -> str:
+        """What its loss is called."""
+        return str(getattr(self.loss, "title", type(self.loss).__name__))
+
+    def asked(self, argument: str) -> str:
+        """Where an argument comes from, in words."""
+        source = self.sources[argument]
+        return str(source) if isinstance(source, Reference) else f"[{', '.join(map(str, source))}]"
+
     def references(self) -> Iterator[Reference]:
         """Every reference of the term."""
         for source in self.sources.values():
@@ -133,7 +144,31 @@ class Term(nn.Module):
         """Let the loss create its parameters from example arguments."""
         build = getattr(self.loss, "build", None)
         if callable(build):
-            build(**arguments)
+            with self._in_words(arguments):
+                build(**arguments)
+
+    def value(self, arguments: dict[str, Any]) -> Tensor:
+        """The loss of these arguments.
+
+        Raises:
+            ValueError: Their shapes do not fit, or no number comes out; says what each is.
+        """
+        with self._in_words(arguments):
+            value = self.loss(**arguments)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise ValueError(f"The term '{self.name}' ({self.title}) gives {shape_of(value)}: a loss is one number.")
+        return value
+
+    @contextmanager
+    def _in_words(self, arguments: Mapping[str, Any]) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except ValueError as error:  # the loss has said itself what it needs
+            raise ValueError(f"The term '{self.name}' ({self.title}): {error}") from error
+        except (RuntimeError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(unfit(self, arguments, error)) from error
 
 
 @dataclass(frozen=True)
@@ -203,7 +238,7 @@ class Objective(nn.Module):
         for term in self:
             if stage is not None and term.name not in stage.terms:
                 continue
-            value = term.loss(**term.arguments(resolve))
+            value = term.value(term.arguments(resolve))
             parts[term.name] = value.detach()
             weighted = term.weight(progress) * value
             if self.watched is not None:
@@ -225,6 +260,22 @@ def param_groups(objective: Objective) -> list[dict[str, Any]]:
             if parameters:
                 groups.append({"params": parameters})
     return groups
+
+
+def unfit(term: Term, arguments: Mapping[str, Any], error: Exception) -> str:
+    """Why a loss could not be computed: what it was given, and what to do where the shapes differ."""
+    given = [f"{key} {term.asked(key)} {shape_of(value)}" for key, value in arguments.items() if key in term.sources]
+    shapes = [
+        value.shape[1:] for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point()
+    ]
+    reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]]).rstrip(".")
+    advice = f"Look at method.terms.{term.name}.inputs."
+    if len(set(shapes)) > 1:
+        advice = (
+            f"They differ: name layers of one shape under method.terms.{term.name}.inputs, or add a projector, as the"
+            " term fitnet has."
+        )
+    return f"The term '{term.name}' ({term.title}) does not take {', '.join(given)}: {reason}. {advice}"
 
 
 def shape_of(value: Any) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import isqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_lightning.losses.ops.maps import as_map
 from kd_lightning.models.anatomy.find import anatomy
 from kd_lightning.models.anatomy.places import Anatomy
 
@@ -101,7 +101,7 @@ class ReusedHeadStudent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to the teacher's classes (B, classes)."""
         self.net(x)
-        features = _as_map(self._kept.pop())
+        features = as_map(self._kept.pop(), "The student's last map")
         height, width = (max(1, round(n * r)) for n, r in zip(features.shape[2:], self._shrink, strict=True))
         if (height, width) != tuple(features.shape[2:]):
             features = F.adaptive_avg_pool2d(features, (height, width))
@@ -178,15 +178,4 @@ def _last_map(net: nn.Module, path: str, images: Tensor) -> Tensor:
         handle.remove()
     if len(kept) != 1:
         raise ValueError(f"'{path}' of {type(net).__name__} ran {len(kept)} times for one image; it must run once.")
-    return _as_map(kept[0])
-
-
-def _as_map(features: Tensor) -> Tensor:
-    """A map (B, C, H, W); tokens (B, N, C) are laid out as their square grid, a vector (B, C) is a map of one pixel."""
-    if features.dim() in (2, 4):
-        return features if features.dim() == 4 else features[:, :, None, None]
-    if features.dim() != 3:
-        raise ValueError(f"The last map must be (B, C, H, W) or tokens (B, N, C), not {tuple(features.shape)}.")
-    batch, tokens, width = features.shape
-    side = isqrt(tokens)
-    return features[:, tokens - side**2 :].transpose(1, 2).reshape(batch, width, side, side)
+    return as_map(kept[0], f"'{path}' of {type(net).__name__}")

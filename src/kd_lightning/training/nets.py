@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from kd_lightning.config.schema import Config, Role
+from kd_lightning.data.images.preprocess import as_size
 from kd_lightning.files.artifact import WEIGHTS, Artifact, student_folder, whole_weights
 from kd_lightning.models.compress.fake_quant import fake_quantise, without_fake_quant
 from kd_lightning.models.language.lora import has_lora, merge_lora
@@ -108,7 +109,7 @@ def _zeros(settings: Config) -> Tensor:
     data = settings.data
     if data.get("image_size") is None:
         raise ValueError(f"method={settings.method.name} builds its student for images; {data['name']} has none.")
-    return torch.zeros(2, data["channels"], data["image_size"], data["image_size"])
+    return torch.zeros(2, data["channels"], *as_size(data["image_size"]))
 
 
 def load_net(artifact: Artifact) -> nn.Module:

@@ -45,15 +45,19 @@ def build_trainer(settings: Config, folder: Path, label: str, kind: Part) -> pl.
     if settings.method.stages and options["strategy"] in ("ddp", "ddp_spawn"):
         options["strategy"] += "_find_unused_parameters_true"  # a stage leaves out parts of the student
     keep_memory()
-    return pl.Trainer(
-        **options,
-        callbacks=callbacks,
-        logger=[CSVLogger(folder, name="logs"), *build_loggers(settings, folder, label, kind.value)],
-        default_root_dir=str(folder),
-        profiler=NoProfiler(),
-        plugins=[WholeCheckpoints()],
-        use_distributed_sampler=False,  # the sampler of the data knows ranks itself
-    )
+    loggers = [CSVLogger(folder, name="logs"), *build_loggers(settings, folder, label, kind.value)]
+    try:
+        return pl.Trainer(
+            **options,
+            callbacks=callbacks,
+            logger=loggers,
+            default_root_dir=str(folder),
+            profiler=NoProfiler(),
+            plugins=[WholeCheckpoints()],
+            use_distributed_sampler=False,  # the sampler of the data knows ranks itself
+        )
+    except TypeError as error:  # of a value, such as devices=many
+        raise ValueError(f"Lightning does not take what is set under trainer: {error}") from error
 
 
 def build_loggers(settings: Config, folder: Path, name: str, kind: str) -> list[Any]:

@@ -37,6 +37,9 @@ def propose_aliases(name: str, net: nn.Module, example: Any, taps: Mapping[str, 
     if aliases.get("stages"):
         aliases.setdefault("last_map", aliases["stages"][-1])  # ViTs: the last tokens
         aliases.setdefault("preact_norms", ())  # no batch norms before the activations: none to read
+    for place, given in taps.items():
+        if given is not None and not isinstance(given, str | Sequence):
+            raise ValueError(f"The taps of the {name}: {place}={given}: give the path of a module, or a list of paths.")
     aliases.update({str(k): v if isinstance(v, str) else tuple(v) for k, v in taps.items() if v is not None})
     if "stages" in aliases:
         aliases.setdefault("all_stages", aliases["stages"])

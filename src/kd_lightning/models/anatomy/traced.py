@@ -81,7 +81,7 @@ def record(net: nn.Module, example: Tensor | Mapping[str, Any]) -> list[Step]:
     handles = [listen(path, module) for path, module in net.named_modules() if path]
     try:
         with evaluating(net):
-            net(**example) if isinstance(example, Mapping) else ask(net, example)
+            ask(net, example)
     finally:
         for handle in handles:
             handle.remove()
