@@ -39,10 +39,11 @@ async def talk(*parts: tuple[bytes, float]) -> bytes:
         await asyncio.sleep(pause)
         writer.write(part)
     await asyncio.wait([reading], timeout=1.0)
+    got = found
     writer.close()
     server.should_exit = True
     await running
-    return found
+    return got
 
 
 def test_headers_that_do_not_end_are_given_up():
