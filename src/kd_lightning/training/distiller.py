@@ -24,7 +24,14 @@ from kd_lightning.data.sampler import count_views
 from kd_lightning.models.anatomy.aliases import match_stages
 from kd_lightning.training.objective import build_objective
 from kd_lightning.training.precision import decide_precision
-from kd_lightning.training.roles import build_followers, build_frozen, build_learner, check_outputs, check_packing
+from kd_lightning.training.roles import (
+    build_followers,
+    build_frozen,
+    build_learner,
+    check_outputs,
+    check_packing,
+    check_tokenizer,
+)
 from kd_lightning.training.training import Training
 
 
@@ -51,6 +58,7 @@ def build_distiller(training: Training, net: nn.Module, trainings: int = 1) -> t
     nets, known = training.frozen, frozen(settings)
     lives = [build_frozen(name, known[name], objective, own, example) for name, own in nets.items()]
     for role in (learner, *lives):
+        check_tokenizer(role.name, table(settings)[role.name], data)
         check_outputs(role, example, data)
         check_packing(role, example)
     settings = replace(settings, trainer=decide_precision(settings, net, example, data.task.output))
