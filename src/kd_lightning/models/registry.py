@@ -73,7 +73,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def harmless() -> list[Any]:
     """Types of plain values that checkpoints hold beside their tensors: reading them runs no code of a file."""
-    multiarray: Any = np._core.multiarray
+    inner: Any = np
+    multiarray = (inner._core if hasattr(np, "_core") else inner.core).multiarray
     kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
     old = [(multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     return [argparse.Namespace, *old, np.dtype, *kinds, (codecs.encode, "_codecs.encode")]
