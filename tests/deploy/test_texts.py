@@ -1,5 +1,7 @@
 """What a deployed student of texts reads is what it was trained on; rows of several texts come apart."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,8 +9,11 @@ from kd_lightning.data.text.module import TextDataModule
 from kd_lightning.data.text.sources.synthetic import SyntheticText
 from kd_lightning.data.text.texts import Texts
 from kd_lightning.data.text.tokenizers import BPE, Bytes
+from kd_lightning.deploy.export import save_tokenizer
+from kd_lightning.deploy.formats.huggingface import describe
 from kd_lightning.deploy.inputs import unpacked
 from kd_lightning.deploy.texts import TextModel, TextReader
+from kd_lightning.models.language.tiny import tiny_gpt
 from tests.data.text.given import Given
 
 NAMES = ("input_ids", "attention_mask")
@@ -145,3 +150,18 @@ def test_each_continuation_goes_on_from_its_own_last_token(tmp_path):
     texts = ["a", "some more k", "xx", "." * 50 + "q"]
     answers = TextModel(run, reader, data.preprocessing(), new_tokens=4).answer(texts)
     assert [answer["continuation"] for answer in answers] == ["bcde", "lmno", "yz", "rstu"]
+
+
+def test_stop_tokens_and_length_of_a_model_stay(tmp_path):
+    data, _ = built(tmp_path, "causal_lm", max_length=16)
+    for before, after in (([258, 65], [258, 65]), (None, 258), (7, 258), ([7, 9], 258)):
+        net = tiny_gpt(260, layers=1, width=16, heads=2, max_length=96)
+        net.generation_config.eos_token_id = before
+        describe(net, (), data.tokenizer)
+        assert net.generation_config.eos_token_id == after
+    folders = {limit: tmp_path / f"{limit}" for limit in (96, 77)}
+    for limit, folder in folders.items():
+        if limit == 77:
+            data.tokenizer.model_max_length = limit
+        save_tokenizer(data, folder, net)
+        assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == limit

@@ -6,18 +6,22 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from kd_lightning.config.command import Command
 from kd_lightning.config.conf_dir import conf_dir
 from kd_lightning.config.schema import register
 from kd_lightning.config.values import settings_of
+from kd_lightning.data.text.tokenizers import BPE
 from kd_lightning.experiment.settle import settle
 from kd_lightning.experiment.upstream import prepare_student
 from kd_lightning.files.artifact import Part
 from kd_lightning.files.runs import register_resolvers
+from kd_lightning.models.language.tiny import tiny_bert
 from kd_lightning.models.registry import load_body
 from kd_lightning.training import store as store_module
 from kd_lightning.training.nets import build_net
+from kd_lightning.training.roles import check_tokenizer
 from kd_lightning.training.store import shared_nets
 from kd_lightning.training.training import Training
 from tests.conftest import TINY
@@ -118,3 +122,41 @@ def test_a_language_model_is_judged_by_its_likelihood(cli):
     evaluated = cli("job=evaluate", f"run={outcome.folder}")
     assert evaluated.code == 0, evaluated.text
     assert "perplexity" in evaluated.text
+
+
+def reads_pieces(folder):
+    """A classifier whose tokenizer is no tokenizer of bytes."""
+    tokenizer = BPE(vocab_size=300).build(lambda: iter(["a pear and an apple", "old ships"] * 9), folder / "cache")
+    tiny_bert(len(tokenizer), num_classes=2, layers=1, width=16, heads=2).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_tokenizer_of_a_checkpoint_is_the_default(tmp_path, monkeypatch, caplog):
+    """Texts in bytes went into pretrained nets, and nothing said so."""
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", "kd_lightning")
+    (tmp_path / "texts.csv").write_text("text,label\n" + "a pear,1\nold ships,0\n" * 20)
+    folder, bytewise = reads_pieces(tmp_path / "pieces"), bert(tmp_path / "bytes")
+    data = ["data=text_files", f"data.root={tmp_path}", "data.source.files=texts.csv", "model@student=tiny_bert"]
+    hf = ["model@teacher=hf", f"teacher.net.name={folder}"]
+    settled = settle(Command(composed(*data, *hf)))
+    assert settled.data.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(folder).get_vocab()
+    assert settled.settings.student.net["vocab_size"] == 278
+    assert f"that of the checkpoint {folder} (teacher)" in caplog.text
+    check_tokenizer("teacher", settled.settings.teacher, settled.data)
+
+    other = ["data.tokenizer._target_=kd_lightning.data.text.tokenizers.Pretrained", f"+data.tokenizer.name={bytewise}"]
+    both = ["model@student=hf", f"student.net.name={bytewise}"]
+    for chosen, name in ((other, "teacher"), (both, "student")):
+        wrong = settle(Command(composed(*data, *chosen, *hf)))
+        role = getattr(wrong.settings, name)
+        with pytest.raises(ValueError, match=rf"data\.tokenizer has another vocabulary than the checkpoint.*{name}"):
+            check_tokenizer(name, role, wrong.data)
+
+    random = settle(Command(composed(*data, *hf, "teacher.net.pretrained=false")))
+    assert random.settings.student.net["vocab_size"] == 260
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    settle(Command(composed(*data, *hf)))
+    assert f"teacher.net.name={folder} holds no tokenizer: Bytes must be" in caplog.text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -144,3 +146,22 @@ def test_shipped_names_and_near_ones():
     assert {"resnet8x4", "wrn_40_2", "vgg8", "mobilenetv2", "shufflev1", "hub", "mlp", "vit_tiny"} <= set(names)
     assert "wrn_40_2" in near_names("wrn_40-2", names)
     assert near_names("zzzzzz", names) == ""
+
+
+@pytest.mark.parametrize("prefix", ["module._orig_mod.", "model._orig_mod.", "_orig_mod.module.", "model.module.net."])
+def test_two_prefixes(tmp_path, prefix):
+    net, other = (nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)) for _ in range(2))
+    torch.save({f"{prefix}{key}": value for key, value in net.state_dict().items()}, tmp_path / "net.pt")
+    load_weights(other, tmp_path / "net.pt")
+    assert torch.equal(other[1].weight, net[1].weight)
+
+
+def test_plain_values_beside_the_weights_are_harmless(tmp_path):
+    net, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    settings = argparse.Namespace(lr=0.1, best=np.float64(0.5), epoch=np.int64(3))
+    torch.save({"args": settings, "best": np.float32(1), "state_dict": net.state_dict()}, tmp_path / "net.pt")
+    load_weights(other, tmp_path / "net.pt")
+    assert torch.equal(other.weight, net.weight)
+    (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"is a text, no checkpoint.*git lfs pull"):
+        read_weights(tmp_path / "text.pt")

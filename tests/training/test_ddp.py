@@ -59,7 +59,8 @@ def test_a_process_that_is_killed_ends_the_run_with_a_word_of_how_to_go_on(tmp_p
         until = time.monotonic() + 200
         while not list(tmp_path.rglob("checkpoints/last.ckpt")) and time.monotonic() < until:
             time.sleep(0.5)
-        children = [one for path in Path(f"/proc/{run.pid}/task").glob("*/children") for one in path.read_text().split()]
+        tasks = Path(f"/proc/{run.pid}/task").glob("*/children")
+        children = [one for path in tasks for one in path.read_text().split()]
         lines = {one: Path(f"/proc/{one}/cmdline").read_bytes() for one in children}
         (other,) = (int(one) for one, line in lines.items() if b"kd_lightning" in line)
         os.kill(other, signal.SIGKILL)

@@ -22,6 +22,7 @@ from kd_lightning.core.visible import visible
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.sampler import Draw
 from kd_lightning.data.targets import IGNORE
+from kd_lightning.data.text.tokenizers import UNBOUNDED
 from kd_lightning.deploy.card import HEADINGS, figure_rows, model_card
 from kd_lightning.deploy.check import REFINE, Figures, Reference, answers, measure, objection
 from kd_lightning.deploy.folder import PREPROCESSING, RECORD, TOKENIZER, checked_in, read_export
@@ -238,7 +239,7 @@ def _write_formats(
         _remove(folder / form.file)
         partial.replace(folder / form.file)
         if form.with_tokenizer:
-            _save_tokenizer(data, folder / form.file)
+            save_tokenizer(data, folder / form.file, net)
         formats[name] = figures.as_dict()
     return formats, failures
 
@@ -250,17 +251,21 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _save_tokenizer(data: SplitDataModule, folder: Path) -> None:
-    """The tokenizer, which also knows how much the student takes."""
+def save_tokenizer(data: SplitDataModule, folder: Path, net: nn.Module) -> None:
+    """The tokenizer, which also knows how much the student takes; ``data.max_length`` is less, and not that."""
     data.save_tokenizer(folder)  # type: ignore[attr-defined]
     path = folder / "tokenizer_config.json"
-    write_json(path, {**json.loads(path.read_text()), "model_max_length": data.facts["max_length"]})
+    said = json.loads(path.read_text())
+    config = getattr(net.net if isinstance(net, TextNet) else net, "config", None)
+    takes = getattr(config, "max_position_embeddings", None) or data.facts["max_length"]
+    if said.get("model_max_length", UNBOUNDED + 1) > UNBOUNDED:
+        write_json(path, {**said, "model_max_length": takes})
 
 
 def _write_texts(net: nn.Module, folder: Path, data: SplitDataModule, record: dict[str, Any]) -> None:
     preprocessing = {**data.preprocessing(), "task": data.task.name, "model": record["model"]}
     if isinstance(net, TextNet):
-        _save_tokenizer(data, folder / TOKENIZER)
+        save_tokenizer(data, folder / TOKENIZER, net)
         preprocessing["names"] = list(net.names)
         preprocessing["mask_token"] = data.tokenizer.mask_token  # type: ignore[attr-defined]
     write_json(folder / PREPROCESSING, preprocessing)

@@ -25,6 +25,7 @@ from kd_lightning.config.schema_jobs import Export
 from kd_lightning.config.two_tokenizers import PREFIX, two_tokenizers, with_teacher_tokens
 from kd_lightning.config.values import plain, read_raw, settings_of
 from kd_lightning.data.base import SplitDataModule
+from kd_lightning.experiment.tokenizers import with_own_tokenizer
 from kd_lightning.files.artifact import SETTINGS, Artifact, student_folder
 from kd_lightning.tasks.base import Task
 from kd_lightning.tasks.registry import find_task
@@ -123,7 +124,7 @@ class Settled:
             content[key] = fit.pop(key, content[key])
         content["student"]["fit"] = None
         content["seed"] = self.settings.teacher.seed
-        raw = _laid_over(content, fit)
+        raw = with_own_tokenizer(Command(_laid_over(content, fit))).raw
         return Settled(build_data(raw), raw)
 
 
@@ -136,7 +137,7 @@ def settle(command: Command) -> Settled:
     command = fitting(command)
     check_targets(command.raw)
     check_roles(command.settings)
-    raw = copy.deepcopy(decided(command).raw)
+    raw = copy.deepcopy(with_own_tokenizer(decided(command)).raw)
     return Settled(build_data(raw), raw)
 
 

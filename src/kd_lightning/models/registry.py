@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import codecs
 import difflib
 import pickle
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,8 @@ from kd_lightning.config.conf_dir import conf_dir
 
 # Where training code wraps the weights, and what wrapping modules put before their names.
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "model_state", "student", "weights")
+# What stands in the middle of names too: of compiled, sharded and recomputed modules.
+INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 PREFIXES = ("", "module.", "_orig_mod.", "net.", "model.", "student.net.", "roles.trainable.student.net.")
 
 
@@ -51,8 +56,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"{path} is not a complete safetensors file: {error}. Copy or download it again."
             ) from None
+    _refuse_text(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(harmless()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors and plain values, and reading it could run code, so it is refused."
@@ -62,6 +69,31 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is no complete PyTorch checkpoint: {error}") from None
     return _unwrap(content, path)
+
+
+def harmless() -> list[Any]:
+    """Types of plain values that checkpoints hold beside their tensors: reading them runs no code of a file."""
+    inner: Any = np
+    multiarray = (inner._core if hasattr(np, "_core") else inner.core).multiarray
+    kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
+    old = [(multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [argparse.Namespace, *old, np.dtype, *kinds, (codecs.encode, "_codecs.encode")]
+
+
+def _refuse_text(path: Path) -> None:
+    """Say of a text that it is one."""
+    with path.open("rb") as file:
+        start = file.read(200)
+    try:
+        text = start.decode("ascii").strip()
+    except UnicodeDecodeError:
+        return
+    if text and (text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable()):
+        pointer = " It points to a file of git lfs: git lfs pull fetches that." if "git-lfs" in text else ""
+        raise ValueError(
+            f"{path} is a text, no checkpoint; it begins {text.splitlines()[0][:60]!r}.{pointer} Give a .safetensors"
+            " file, a PyTorch checkpoint, or a run folder."
+        )
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -90,8 +122,8 @@ def load_weights(net: nn.Module, path: str | Path, skip: Collection[str] = ()) -
         FileNotFoundError: Where there is no such file.
         ValueError: Where the file cannot be read or is of another model; names the keys that differ.
     """
-    state = _without_prefix(read_weights(path), net)
     own = net.state_dict()
+    state = _without_prefix(read_weights(path), own)
 
     def skipped(key: str) -> bool:
         return any(key.startswith(f"{module}.") for module in skip)
@@ -189,17 +221,27 @@ def _with_tied(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[s
     return filled
 
 
-def _without_prefix(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """The state under the prefix that gives most of the net's names.
+def _without_prefix(state: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """The state under the prefix, or several in a row, that gives most of the net's names.
 
     Under a prefix, other entries of the file belong to other parts of a larger whole and are left out.
     """
-    own = net.state_dict().keys()
+    for name in INSIDE:
+        state = {key.replace(name, ""): value for key, value in state.items()}
+    prefixes = dict.fromkeys(prefix for prefix in PREFIXES if prefix not in INSIDE)
+    for known in list(prefixes):
+        longer = [known] if known else []
+        while longer:  # module.model., and so on
+            found = longer.pop()
+            if any(key.startswith(found) for key in state):
+                prefixes[found] = None
+                longer += [found + more for more in PREFIXES if more and len(found) < 60]
+    names = set(own)
 
     def stripped(prefix: str) -> dict[str, Tensor]:
         return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
-    best = max(PREFIXES, key=lambda prefix: len(own & stripped(prefix).keys()))
+    best = max(prefixes, key=lambda prefix: len(names & stripped(prefix).keys()))
     return stripped(best)
 
 

@@ -30,7 +30,14 @@ from kd_lightning.models.anatomy.aliases import match_stages
 from kd_lightning.training.nets import student_net
 from kd_lightning.training.objective import build_objective
 from kd_lightning.training.precision import AUTO, FULL, decide_precision
-from kd_lightning.training.roles import build_followers, build_frozen, build_learner, check_outputs, check_packing
+from kd_lightning.training.roles import (
+    build_followers,
+    build_frozen,
+    build_learner,
+    check_outputs,
+    check_packing,
+    check_tokenizer,
+)
 from kd_lightning.training.training import Training
 
 # Samples that shapes are found out on, on the CPU: a batch of all processes takes a large teacher minutes there.
@@ -64,6 +71,7 @@ def build_distiller(
     nets, known = training.frozen, frozen(settings)
     lives = [build_frozen(name, known[name], objective, own, example) for name, own in nets.items()]
     for role in (learner, *lives):
+        check_tokenizer(role.name, table(settings)[role.name], data)
         check_outputs(role, example, data)
         check_packing(role, example)
     settings = replace(settings, trainer=decide_precision(settings, net, batch, data.task.output))

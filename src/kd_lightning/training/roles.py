@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +12,18 @@ from torch import nn
 
 from kd_lightning.cache.topk import TopKCall
 from kd_lightning.config import roles, schema
+from kd_lightning.config.pretrained import pretrained_name
 from kd_lightning.core.follow import Follower
 from kd_lightning.core.roles import Role
 from kd_lightning.core.terms import Objective
 from kd_lightning.data.base import SplitDataModule
+from kd_lightning.data.text.encode import LANGUAGE_MODELS
+from kd_lightning.data.text.tokenizers import Pretrained, has_tokenizer
 from kd_lightning.models.anatomy.aliases import propose_aliases
 from kd_lightning.models.compress.fold import fold_batchnorm
 
+PRETRAINED = f"{Pretrained.__module__}.{Pretrained.__qualname__}"
+TOKENIZER = f"data.tokenizer={{_target_: {PRETRAINED}, name: ...}}"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -99,14 +105,48 @@ def check_outputs(role: Role, example: Mapping[str, Any], data: SplitDataModule)
     except IndexError as error:  # of an embedding
         raise ValueError(
             f"The {role.name} does not know all {expected} tokens of the data ({data.name}), or takes shorter"
-            f" texts. Set {role.key}.net.{task.width}=${{data.{fact}}}, or a larger {role.key}.net.max_length."
+            f" texts. Set {role.key}.net.{task.width}=${{data.{fact}}}, or a larger {role.key}.net.max_length; a"
+            f" checkpoint needs its own tokenizer ({TOKENIZER})."
         ) from error
     role.net.train(training)
     if width != expected:
+        hint = ""
+        if data.target in LANGUAGE_MODELS:
+            cut = f"{role.key}.call.vocab_size=${{data.{fact}}}"
+            hint = f" A checkpoint needs its own tokenizer ({TOKENIZER}); logits that are only padded are cut by {cut}."
         raise ValueError(
             f"The {role.name} answers with {width} {task.unit}, the data ({data.name}) has {expected}."
             f" Set {role.key}.net.{task.width}=${{data.{fact}}}, or give a checkpoint that was trained on these"
-            f" {task.unit}."
+            f" {task.unit}.{hint}"
+        )
+
+
+def check_tokenizer(name: str, role: schema.Role, data: SplitDataModule) -> None:
+    """The texts must be in the tokens that a pretrained role was trained with.
+
+    Args:
+        name: Of the role.
+        role: Its settings.
+        data: Prepared data.
+
+    Raises:
+        ValueError: Its checkpoint comes with a tokenizer of another vocabulary.
+    """
+    checkpoint, own = pretrained_name(role.net), bool(role.call.get("prefix"))
+    if checkpoint is None or data.kind != "text" or not has_tokenizer(checkpoint):
+        return
+    used = data.teacher.tokenizer if own else data.tokenizer  # type: ignore[attr-defined]
+    try:
+        theirs = Pretrained(checkpoint).build(lambda: iter(()), Path()).get_vocab()
+    except (FileNotFoundError, ValueError):  # none that is fast, or no network
+        return
+    wrong = sum(theirs.get(token) != number for token, number in used.get_vocab().items())
+    if wrong:
+        key = f"data.{'teacher_' if own else ''}tokenizer"
+        raise ValueError(
+            f"{key} has another vocabulary than the checkpoint {checkpoint} of the {name}: {wrong:,} of its"
+            f" {len(used):,} tokens are others there, so that the net would read nonsense. Set"
+            f" {key}='{{_target_: {PRETRAINED}, name: {checkpoint}}}', or take a {name} for these tokens."
         )
 
 

@@ -156,6 +156,12 @@ class Pretrained:
         return tokenizer
 
 
+def has_tokenizer(name: str) -> bool:
+    """Whether a checkpoint comes with a tokenizer: a folder that holds one; a name on the hub is taken to."""
+    folder = Path(resolve_name(name)).expanduser()
+    return not folder.is_dir() or any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
+
+
 def row_length(wanted: int | None, limit: int) -> int:
     """Most tokens of a row: as wanted, else what the tokenizer's checkpoint takes.
 

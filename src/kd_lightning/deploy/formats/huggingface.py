@@ -35,8 +35,10 @@ def describe(net: nn.Module, class_names: Sequence[str], tokenizer: Any) -> None
     generation = getattr(net, "generation_config", None)
     for one in [config, *([] if generation is None else [generation])]:
         for key in ("bos_token_id", "eos_token_id"):
-            if getattr(one, key, None) is None or generation is not None:
-                setattr(one, key, getattr(tokenizer, key))
+            there, own = getattr(one, key, None), getattr(tokenizer, key)
+            # A list that has it, as of models of chats, says of more tokens that they end a text.
+            if there is None or (generation is not None and not (isinstance(there, list) and own in there)):
+                setattr(one, key, own)
     if generation is not None:
         generation.pad_token_id = tokenizer.pad_token_id
 

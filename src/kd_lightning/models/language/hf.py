@@ -54,8 +54,8 @@ def hf(
         gradient_checkpointing: Recompute instead of keep (never reentrant, which would cut off taps).
         lora: ``{r, alpha, dropout, targets}``: freeze all but low-rank adapters and the head of labels.
         quantise: ``int8`` or ``nf4``, for a frozen teacher.
-        dtype: ``float32``, ``bfloat16`` or ``float16`` of the weights; None for that of the checkpoint, in float32 where
-            a role learns.
+        dtype: ``float32``, ``bfloat16`` or ``float16`` of the weights; None for that of the checkpoint, in float32
+            where a role learns.
         config: Fields of its configuration to set (``{hidden_dropout_prob: 0}``); none that pretrained weights do not
             fit.
 
