@@ -117,7 +117,7 @@ def _plain(key: str, value: Any) -> bool:
     return key not in _HOW and all(one is None or isinstance(one, (bool, int, float, str)) for one in parts)
 
 
-def _epochs(checkpoint: Any) -> int:
+def epochs_done(checkpoint: Any) -> int:
     """Epochs whose last batch is behind a checkpoint: as often has a schedule by epochs stepped."""
     loops = checkpoint["loops"]["fit_loop"]
     epochs = loops["epoch_progress"]["current"]
@@ -151,7 +151,7 @@ def _check(trainer: pl.Trainer, own: dict[str, Any], before: dict[str, Any]) -> 
                 )
     ends = (
         ("max_steps", trainer.max_steps, before["global_step"]),
-        ("max_epochs", trainer.max_epochs, _epochs(before)),
+        ("max_epochs", trainer.max_epochs, epochs_done(before)),
     )
     for key, end, done in ends:
         if end not in (-1, None) and done > end:
@@ -173,7 +173,7 @@ def _follow(trainer: pl.Trainer, module: pl.LightningModule, before: dict[str, A
                 state = {key: seen[key] for key in _SEEN if key in seen}
                 rates = _scaled(optimizer, born, before.get("course"))
         else:
-            count = _epochs(before) if config.interval == "epoch" else before["global_step"]
+            count = epochs_done(before) if config.interval == "epoch" else before["global_step"]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that no step of the optimiser was made between
                 for _ in range(count):
