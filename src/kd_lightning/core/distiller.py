@@ -193,7 +193,10 @@ class Distiller(pl.LightningModule):
         if not self._gradient_checked and self._stage is None:  # a stage freezes on purpose
             check_gradients(self.objective, self.roles, signals)
         self._gradient_checked = True
-        return self.objective(lambda r: self._resolve(r, signals, batch, progress), progress)
+        total: tuple[Tensor, dict[str, Tensor]] = self.objective(
+            lambda r: self._resolve(r, signals, batch, progress), progress
+        )
+        return total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Batches that make one step together count by their tokens or samples."""

@@ -161,7 +161,8 @@ def _best_state(trainer: pl.Trainer) -> dict[str, Tensor] | None:
         return None
     check_whole(Path(path))
     # Mapped: every process reads the weights, none of them the moments of the optimiser, which are twice as large.
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    return found
 
 
 def _weights(net: nn.Module, best: Mapping[str, Tensor] | None, prefix: str) -> dict[str, dict[str, Tensor]]:
