@@ -53,7 +53,7 @@ def test_a_method_of_ones_own_trains(cli, tmp_path):
     (tmp_path / "mine" / "method" / "mine.yaml").write_text(block)
     outcome = cli("--config-dir", "./mine", *TINY, "job=train", "method=mine", "teacher.fit=null")
     assert outcome.code == 0, outcome.text
-    assert "feature: input 16×64×2×2" in outcome.text
+    assert "feature: input B×64×2×2" in outcome.text
 
 
 def test_the_loss_of_contributing_trains(cli, tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_the_loss_of_contributing_trains(cli, tmp_path, monkeypatch):
         (tmp_path / "mine" / group / "mine.yaml").write_text(text)
     outcome = cli("--config-dir", "./mine", *TINY, "job=train", "method=mine", "teacher.fit=null")
     assert outcome.code == 0, outcome.text
-    assert "mine: student 16×64, teacher 16×64" in outcome.text
+    assert "mine: student B×64, teacher B×64" in outcome.text
 
 
 def test_python_of_the_readme_is_right():

@@ -95,7 +95,7 @@ def test_parameters_of_a_loss_are_built_from_measured_shapes_trained_and_saved(t
     trainer = fit(module, tmp_path, enable_checkpointing=False)
     assert not torch.equal(weight, before)
     assert any("objective.terms.feat" in name for name in module.state_dict())
-    assert dict(module.pairing)["feat"] == {"student": "8×4", "teacher": "8×6"}
+    assert dict(module.pairing)["feat"] == {"student": "B×4", "teacher": "B×6"}
     assert trainer.logged_metrics.keys() >= {"train/loss", "train/ce", "train/feat"}
 
 

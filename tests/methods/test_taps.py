@@ -41,8 +41,8 @@ def test_trains_from_a_teacher_of_more_stages(method: str):
 def test_the_last_stages_of_the_longer_are_paired(caplog):
     with caplog.at_level(logging.INFO, "kd_lightning"):
         shapes = pairing(DEEPER_TEACHER, "at", "at")
-    assert shapes["teacher"] == "[4×128×4×4, 4×256×2×2, 4×512×2×2]"
-    assert shapes["student"] == "[4×16×32×32, 4×32×16×16, 4×64×8×8]"
+    assert shapes["teacher"] == "[B×128×4×4, B×256×2×2, B×512×2×2]"
+    assert shapes["student"] == "[B×16×32×32, B×32×16×16, B×64×8×8]"
     assert "teacher: 4 stages, the other net 3: paired are the last 3, layer2, layer3, layer4" in caplog.text
     assert "teacher.taps.stages=[...]" in caplog.text
     shapes = pairing(DEEPER_STUDENT, "at", "at")
@@ -67,14 +67,14 @@ def test_semckd_keeps_every_stage():
     [
         (
             "teacher.taps.stages=[layer1,layer2,layer4]",
-            "[4×16×32×32, 4×32×16×16, 4×64×8×8]",
-            "[4×64×8×8, 4×128×4×4, 4×512×2×2]",
+            "[B×16×32×32, B×32×16×16, B×64×8×8]",
+            "[B×64×8×8, B×128×4×4, B×512×2×2]",
         ),
-        ("student.taps.stages=[layer2,layer3]", "[4×32×16×16, 4×64×8×8]", "[4×256×2×2, 4×512×2×2]"),
+        ("student.taps.stages=[layer2,layer3]", "[B×32×16×16, B×64×8×8]", "[B×256×2×2, B×512×2×2]"),
         (
             "student.taps.stages=[relu,layer1,layer2,layer3]",
-            "[4×16×32×32, 4×16×32×32, 4×32×16×16, 4×64×8×8]",
-            "[4×64×8×8, 4×128×4×4, 4×256×2×2, 4×512×2×2]",
+            "[B×16×32×32, B×16×32×32, B×32×16×16, B×64×8×8]",
+            "[B×64×8×8, B×128×4×4, B×256×2×2, B×512×2×2]",
         ),
     ],
 )
@@ -110,4 +110,4 @@ def test_the_pairing_is_printed_at_start(cli):
     )
     assert outcome.code == 0, outcome.text
     assert "paired are the last 3, layer2, layer3, layer4" in outcome.text
-    assert "at: student [16×16×32×32, 16×32×16×16, 16×64×8×8], teacher [16×128×4×4," in outcome.text
+    assert "at: student [B×16×32×32, B×32×16×16, B×64×8×8], teacher [B×128×4×4," in outcome.text

@@ -119,7 +119,8 @@ class Distiller(pl.LightningModule):
             pairing = []
             for term in self.objective:
                 arguments = term.arguments(lambda r: self._resolve(r, signals, batch, Progress()))
-                pairing.append((term.name, {name: shape_of(value) for name, value in arguments.items()}))
+                shapes = {name: shape_of(value, len(example["index"])) for name, value in arguments.items()}
+                pairing.append((term.name, shapes))
                 term.build(arguments)
                 check_teaches(term, arguments, set(self.roles.trainable))
         return pairing

@@ -278,12 +278,18 @@ def unfit(term: Term, arguments: Mapping[str, Any], error: Exception) -> str:
     return f"The term '{term.name}' ({term.title}) does not take {', '.join(given)}: {reason}. {advice}"
 
 
-def shape_of(value: Any) -> str:
-    """Readable shape of an argument, for the table printed at start."""
+def shape_of(value: Any, batch: int | None = None) -> str:
+    """Readable shape of an argument, for the table printed at start.
+
+    Args:
+        value: Of any kind.
+        batch: The size of a first axis that is called B.
+    """
     if isinstance(value, Tensor):
-        return "×".join(map(str, value.shape)) or "scalar"
+        sizes = [str(size) for size in value.shape]
+        return "×".join(["B", *sizes[1:]] if sizes and value.shape[0] == batch else sizes) or "scalar"
     if isinstance(value, list):
-        return "[" + ", ".join(shape_of(v) for v in value) + "]"
+        return "[" + ", ".join(shape_of(v, batch) for v in value) + "]"
     if isinstance(value, nn.Module):
         return type(value).__name__
     return repr(value) if not isinstance(value, torch.device) else str(value)
