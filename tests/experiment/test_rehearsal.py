@@ -31,6 +31,7 @@ def settled_with(composing):
         (["teacher.net.num_classes=4"], r"The training of the teacher .teacher.fit.: .* answers with 4 classes"),
         (["student.net.num_classes=4"], r"The student answers with 4 classes, the data .synthetic. has 3"),
         (["method.terms.kd.inputs.teacher=teacher.embedding"], r"unequal|shape"),
+        (["metrics.monitor=val/top2"], r"validation does not measure that. Did you mean val/top1"),
         (["optimizer.lr=-1"], r"learning rate|lr"),
         (["teacher.fit.method.terms.ce.inputs.student=student.logit"], r"The training of the teacher .*logit"),
     ],

@@ -39,3 +39,11 @@ def test_recipes_say_what_they_are_tested_against():
     assert [recipe.all_samples for recipe in recipes] == [True, True, False]
     assert chosen.against == (alone.name, every.name)
     assert [recipe.judged for recipe in recipes] == [False, False, True]
+
+
+def test_a_class_whose_name_would_be_resolved_is_refused(composing, monkeypatch):
+    from kd_lightning.data.images.module import KDDataModule
+
+    monkeypatch.setattr(KDDataModule, "facts", {"class_names": ["a", "${oc.env:HOME}"]})
+    with pytest.raises(ValueError, match=r"data.class_names holds '\$\{oc.env:HOME\}'"):
+        settle(Command(compose("config", TINY)))

@@ -263,3 +263,13 @@ def test_runs_are_told_apart_ranked_and_tested_against_their_own_control(cli):
     assert both.code == 0, both.text
     assert list(json.loads((both.folder / "metrics.json").read_text())["arms"]) == ["resnet8 + kd"]
     assert "runs='outputs/digits_resnet/*'" in cli("job=compare").text
+
+
+def test_runs_on_pictures_of_other_sizes_are_refused_before_anything_is_measured(cli):
+    for size in (8, 16):
+        at = [f"data.image_size={size}", f"hydra.run.dir=outputs/sizes/{size}"]
+        assert cli(*TINY, "job=train", "method=ce", "trainer.max_epochs=1", *at).code == 0
+    outcome = cli("job=compare", "runs=outputs/sizes/*", *BRIEF)
+    assert outcome.code == 1
+    assert "takes pictures of data.image_size=8" in outcome.text
+    assert "of 16, 3: their costs and answers" in outcome.text

@@ -14,6 +14,7 @@ from torch import Tensor
 from kd_lightning.comparison.contrasts import Contrast, contrast_all
 from kd_lightning.comparison.measured import add_agreement, measure_arm
 from kd_lightning.comparison.records import Arm, Cost
+from kd_lightning.files.artifact import Artifact
 from kd_lightning.measures.classes import per_class
 from kd_lightning.measures.score import Score
 from kd_lightning.tasks.base import Task
@@ -195,10 +196,20 @@ def _check(arms: Sequence[Arm], class_names: Sequence[str], reference: str | Non
         near = difflib.get_close_matches(reference, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else " Give reference=None to compare without a test."
         raise ValueError(f"The reference {reference!r} is not among the arms {names}.{hint}")
-    first = arms[0].runs[0]
     for run in (run for arm in arms for run in arm.runs):
         if kind.classes and run.logits.shape[1] != len(class_names):
             raise ValueError(f"Run {run.name!r} has {run.logits.shape[1]} classes, but {len(class_names)} class names.")
+    check_same_samples([run for arm in arms for run in arm.runs])
+
+
+def check_same_samples(runs: Sequence[Artifact]) -> None:
+    """Refuse runs that cannot be compared row by row.
+
+    Raises:
+        ValueError: Two that were not evaluated on the same test samples; names both.
+    """
+    first = runs[0]
+    for run in runs:
         if not torch.equal(run.index, first.index) or not torch.equal(run.target, first.target):
             raise ValueError(
                 f"Runs {first.name!r} ({len(first.index)} samples) and {run.name!r} ({len(run.index)}) were not "

@@ -116,6 +116,7 @@ RANGES: dict[str, Range] = {
     "*.net.dropout": PART, "*.net.drop_rate": PART, "*.net.drop_path_rate": PART, "*.net.drop": PART,
     "*.net.lora.dropout": PART, "*.net.lora.r": SOME, "*.net.hidden.*": SOME,
     "teacher.max_gb": POSITIVE, "teacher.decay": PART,
+    "data.image_size": SOME, "data.image_size.*": SOME, "data.channels": SOME,
     "data.batch_size": SOME, "data.eval_batch_size": SOME, "data.num_workers": COUNT, "data.max_length": SOME,
     "data.val_fraction": PART, "data.test_fraction": PART,
     "compare.alpha": Range(0, 1, above=True, below=True, why="It is a level of significance, such as 0.05."),

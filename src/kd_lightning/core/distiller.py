@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MetricCollection
 
 from kd_lightning.core.accumulation import TokenWeights
 from kd_lightning.core.calls import Batch, Signals
@@ -281,9 +282,13 @@ class Distiller(pl.LightningModule):
         """Measure on test."""
         self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: Batch, split: str) -> None:
+    def measure(self, batch: Batch, split: str) -> Iterator[MetricCollection]:
+        """Add a batch to the metrics of ``val`` or ``test``; gives those of each role."""
         names = dict.fromkeys(r.scope for r in self.evaluations.references if r.scope in self.roles.by_name)
         signals = self.roles(batch, names, evaluating=True)
         progress = self.progress
-        for metrics in self.evaluations.update(split, lambda r: self._resolve(r, signals, batch, progress)):
+        yield from self.evaluations.update(split, lambda r: self._resolve(r, signals, batch, progress))
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        for metrics in self.measure(batch, split):
             self.log_dict(dict(metrics.items(keep_base=False)), on_epoch=True, prog_bar=split == "val", batch_size=1)

@@ -163,8 +163,21 @@ def build_data(raw: DictConfig) -> SplitDataModule:
     with open_dict(raw.data):
         for key, value in data.facts.items():
             if raw.data.get(key) is None:
-                raw.data[key] = value
+                raw.data[key] = _as_text(key, value)
     return data
+
+
+def _as_text(key: str, value: Any) -> Any:
+    """A fact of the data as it is.
+
+    Raises:
+        ValueError: A text that a configuration would take for a reference and resolve, such as a class that is called
+            ``${oc.env:HOME}``.
+    """
+    for text in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(text, str) and "${" in text:
+            raise ValueError(f"data.{key} holds {text!r}: a name with ${{ would be read as a reference. Rename it.")
+    return value
 
 
 def decided(command: Command) -> Command:

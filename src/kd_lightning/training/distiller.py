@@ -15,12 +15,15 @@ from kd_lightning.cache.frozen import FrozenRole
 from kd_lightning.cache.placement import place_role
 from kd_lightning.cache.store import SignalsOfAll, StoredSignals
 from kd_lightning.config import schema
+from kd_lightning.config.explain import near
 from kd_lightning.config.roles import TEACHER, frozen, table, with_serving
 from kd_lightning.config.schedule import of_run
 from kd_lightning.core.batch import first_rows
 from kd_lightning.core.distiller import Distiller
 from kd_lightning.core.metrics import Evaluation
+from kd_lightning.core.modes import evaluating
 from kd_lightning.core.optim import Scheduler
+from kd_lightning.core.quiet import quiet
 from kd_lightning.core.roles import Role, Roles
 from kd_lightning.core.schedules import Progress
 from kd_lightning.core.terms import Objective
@@ -106,11 +109,21 @@ def rehearse(training: Training, batch: Batch) -> None:
     net = student_net(settings, training.frozen.get(TEACHER))
     distiller, _ = build_distiller(replace(training, settings=settings), net, batch=batch)
     try:
+        few = first_rows(batch, EXAMPLE)
         with torch.random.fork_rng(devices=[]):
-            distiller.terms(distiller.prepare_batch(first_rows(batch, EXAMPLE)), Progress())
+            distiller.terms(distiller.prepare_batch(few), Progress())
+        _check_monitor(distiller, few, settings.metrics.monitor)
         distiller.configure_optimizers()
     finally:
         distiller.roles.release()
+
+
+def _check_monitor(distiller: Distiller, batch: Batch, monitor: str) -> None:
+    """Refuse to choose by what validation does not measure; what the training logs is not known before."""
+    with torch.no_grad(), evaluating(distiller), quiet():
+        names = [name for metrics in distiller.measure(batch, "val") for name in metrics.compute()]
+    if names and monitor.startswith("val/") and monitor not in names:
+        raise ValueError(f"metrics.monitor={monitor}: validation does not measure that. {near(monitor, names)}")
 
 
 def _served(
