@@ -121,7 +121,7 @@ def race(overrides: Sequence[str], others: Mapping[str, Step], rounds: int, step
     _turns = Turns(others, rounds, steps)
     cfg = composed([*overrides, "job=train", f"trainer.max_steps={_turns.total}", "trainer.max_epochs=100000"])
     with open_dict(cfg):
-        cfg.teacher.fit = None
+        cfg.teacher.fit, cfg.teacher.check = None, "off"
         cfg.callbacks.turns = {"_target_": "benchmarks.product.current_turns"}
     with tempfile.TemporaryDirectory() as folder:
         train.run(Command(cfg), Path(folder))
@@ -134,7 +134,7 @@ def write_cache(overrides: Sequence[str]) -> tuple[float, int]:
 
     cfg = composed([*overrides, "job=cache", "teacher.cache=write"])
     with open_dict(cfg):
-        cfg.teacher.fit = None
+        cfg.teacher.fit, cfg.teacher.check = None, "off"
     started = now()
     with tempfile.TemporaryDirectory() as folder:
         cache.run(Command(cfg), Path(folder))

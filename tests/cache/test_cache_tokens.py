@@ -16,6 +16,7 @@ TEXT = [
     "trainer=cpu",
     "trainer.enable_progress_bar=false",
     "teacher.fit=null",
+    "teacher.check=off",
     "data=synthetic_text",
     "data.task=causal_lm",
     "data.source.prompts=true",

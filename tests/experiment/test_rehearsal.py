@@ -25,7 +25,7 @@ def settled_with(composing):
         (["teacher.cache_dtype=float16"], r"teacher.cache_dtype=float16: choose fp16"),
         (["teacher.placement=gpu"], r"teacher.placement=gpu: choose auto, null"),
         (["teacher.precision=half"], r"teacher.precision=half: choose bf16, fp16 or null"),
-        (["teacher.topk=0"], r"teacher.topk=0: at least one class"),
+        (["teacher.topk=0"], r"teacher.topk must be at least 1"),
         (["+data.select={agree: 1}"], r"agree"),
         (["data.test_fraction=0"], r"synthetic has no test split, which every net is measured on"),
         (["teacher.net.num_classes=4"], r"The training of the teacher .teacher.fit.: .* answers with 4 classes"),

@@ -171,7 +171,7 @@ def test_from_a_hugging_face_data_set(cli, tmp_path):
         (["prepare.format=jpgg"], "Did you mean jpeg"),
         (["prepare.fromat=png"], "format"),
         (["data=tensors", "data.root=.", "data.source.path=floats.npz"], "stores images of uint8"),
-        (["data=prepared", "data.root=nowhere"], "job=prepare"),
+        (["data=prepared", "data.root=nowhere"], "nowhere is prepared already; set data to what is to be converted"),
         (["prepare.chunk_mb=0"], "chunk_mb"),
         (["data=image_folder", "data.root=nowhere"], "data.root"),
     ],

@@ -233,4 +233,6 @@ def test_the_real_server_refuses_in_words_that_the_page_shows(server, browser):
 @pytest.mark.parametrize("name", ["max_characters", "new_tokens"])
 def test_limits_are_positive(cli, text_run, name):
     outcome = cli("job=serve", f"run={text_run('classification')}", f"serve.{name}=0")
-    assert (outcome.code, f"serve.{name} must be at least 1" in outcome.text) == (1, True), outcome.text
+    assert (outcome.code, f"serve.{name}=0: it must be a whole number from 1" in outcome.text) == (1, True), (
+        outcome.text
+    )

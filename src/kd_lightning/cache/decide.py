@@ -47,8 +47,6 @@ def check_serving(serving: Serving, key: str) -> None:
         if given not in known:
             choices = ", ".join("null" if choice is None else choice for choice in known)
             raise ValueError(f"{key}.{name}={given}: choose {choices}.")
-    if serving.topk is not None and serving.topk < 1:
-        raise ValueError(f"{key}.topk={serving.topk}: at least one class must be left, or null for all.")
 
 
 def stored_role(

@@ -67,6 +67,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }
 # Homes of functions; of timm only those that build one of its models.
 FUNCTIONS = (
+    "kd_lightning.core.rates",
     "kd_lightning.losses",
     "kd_lightning.models",
     "torch.nn.functional",

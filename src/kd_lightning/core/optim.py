@@ -46,8 +46,10 @@ class Scheduler:
             return self.factory
         given = self.factory.keywords
         open_ones = [name for name in LENGTHS if name in given and given[name] is None]
-        if (not open_ones and "milestones" not in given and "T_max" not in given) or trainer is None:
+        if not open_ones and "milestones" not in given and "T_max" not in given:
             return self.factory
+        if trainer is None:  # it is only to be built
+            return functools.partial(self.factory, **dict.fromkeys(open_ones, 1))
         length = length_of(trainer, self.interval)
         self._check(given, length)
         return functools.partial(self.factory, **dict.fromkeys(open_ones, length))

@@ -13,6 +13,7 @@ from torch import nn
 from kd_lightning.cache.decide import check_serving
 from kd_lightning.config.roles import frozen, key_of, with_roles
 from kd_lightning.config.schema import Config, Frozen
+from kd_lightning.config.two_tokenizers import check_prefix
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.select import make_rules
 from kd_lightning.experiment.settle import Settled
@@ -39,6 +40,7 @@ def rehearse_all(settled: Settled, names: Iterable[str], arms: Mapping[str, Conf
     """
     settings, data = settled.settings, settled.data
     check_splits(data)
+    check_prefix(settings)
     if settings.data.get("select") is not None:
         make_rules(settings.data["select"])
     known = frozen(settings)

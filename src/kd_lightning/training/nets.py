@@ -60,7 +60,7 @@ def check_finite(net: nn.Module, what: str) -> None:
         ValueError: Names the first of them.
     """
     for name, value in net.state_dict().items():
-        if not value.is_floating_point():
+        if not value.is_floating_point() or type(value) not in (Tensor, nn.Parameter):  # quantised ones are finite
             continue
         broken = int((~value.isfinite()).sum())
         if broken:
