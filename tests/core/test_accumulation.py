@@ -50,11 +50,8 @@ def terms():
     ]
 
 
-def trained(batches, **options):
-    """The student after training on these batches, and the one before."""
-    student = still(gpt(0))
-    before = copy.deepcopy(student.state_dict())
-    module = distiller(*terms(), made_of=roles(student, still(gpt(1))))
+def fit(module, batches, **options):
+    """One epoch on these batches, silent; gives the trainer."""
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -65,6 +62,15 @@ def trained(batches, **options):
         **options,
     )
     trainer.fit(module, DataLoader(batches, batch_size=None))
+    return trainer
+
+
+def trained(batches, **options):
+    """The student after training on these batches, and the one before."""
+    student = still(gpt(0))
+    before = copy.deepcopy(student.state_dict())
+    module = distiller(*terms(), made_of=roles(student, still(gpt(1))))
+    trainer = fit(module, batches, **options)
     return {name: value - before[name] for name, value in student.state_dict().items()}, trainer.global_step
 
 
@@ -109,16 +115,7 @@ def test_images_are_averaged_as_ever(monkeypatch):
     monkeypatch.setattr(
         TokenWeights, "weigh", lambda self, loss, b: seen.append(original(self, loss, b) is loss) or loss
     )
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        accumulate_grad_batches=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, DataLoader([images(8), images(8)], batch_size=None))
+    fit(module, [images(8), images(8)], accumulate_grad_batches=2)
     assert seen == [True, True]
 
 
@@ -132,16 +129,7 @@ def change_of_images(batches, **options):
     role = [Role("student", net, TensorCall())]
     sgd = functools.partial(torch.optim.SGD, lr=0.1)
     module = Distiller(Roles(role), Objective([ce()]), images(), {"num_classes": 3}, sgd)
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(module, DataLoader(batches, batch_size=None))
+    trainer = fit(module, batches, **options)
     return {name: value - before[name] for name, value in net.state_dict().items()}, trainer.global_step
 
 

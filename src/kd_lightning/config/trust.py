@@ -192,13 +192,13 @@ def check_named(content: Any, where: str) -> None:
     """
     if _now.everything:
         return
-    for path, said in _strings(content):
-        if _COMPUTED.search(said):
+    for path, key, said in _walk(content):
+        if isinstance(said, str) and _COMPUTED.search(said):
             raise ValueError(f"{where}: {path} is a reference that is computed ({said}), which no run writes; {RISK}")
-    for path, key in _refused(content):
-        raise ValueError(
-            f"{where}: {path} may let a library run code ({key}); {RISK} If you know who made it: trust=true."
-        )
+        if key in REFUSED and said not in (None, False):
+            raise ValueError(
+                f"{where}: {path} may let a library run code ({key}); {RISK} If you know who made it: trust=true."
+            )
     for path, name in _named(content):
         if not _is_allowed(name):
             raise ValueError(f"{where}: {path} names {name}, which is not built from a folder; {RISK} {_advice(name)}")
@@ -214,49 +214,30 @@ def _advice(name: str) -> str:
     return f"Where you know that package, and who made the folder, name it: trust=[{package}]"
 
 
-def _named(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every class, function and task that a configuration names, and where; of tasks those of other packages."""
+def _walk(node: Any, path: str = "", key: Any = None) -> Iterator[tuple[str, Any, Any]]:
+    """A configuration and every part of it: where it stands, under which key, and what it is."""
+    yield path, key, node
     if isinstance(node, Mapping):
-        for key, value in node.items():
-            place = f"{path}.{key}" if path else str(key)
-            if key == "_target_":
-                found = node.get("path") if str(value) in LOOK_UPS else value
-                yield place, str(found)
-            elif key in ("task", "tasks"):
-                several = value if isinstance(value, (list, tuple)) else [value]
-                yield from ((place, str(one)) for one in several if isinstance(one, str) and _is_dotted(one))
-            yield from _named(value, place)
+        for name, value in node.items():
+            yield from _walk(value, f"{path}.{name}" if path else str(name), name)
     elif isinstance(node, (list, tuple)):
         for i, item in enumerate(node):
-            yield from _named(item, f"{path}[{i}]")
+            yield from _walk(item, f"{path}[{i}]")
+
+
+def _named(content: Any) -> Iterator[tuple[str, str]]:
+    """Every class, function and task that a configuration names, and where; of tasks those of other packages."""
+    for path, key, value in _walk(content):
+        if isinstance(value, Mapping) and "_target_" in value:
+            found = value.get("path") if str(value["_target_"]) in LOOK_UPS else value["_target_"]
+            yield f"{path}._target_" if path else "_target_", str(found)
+        elif key in ("task", "tasks"):
+            several = value if isinstance(value, (list, tuple)) else [value]
+            yield from ((path, str(one)) for one in several if isinstance(one, str) and _is_dotted(one))
 
 
 def _is_dotted(task: str) -> bool:
     return "." in task and not task.startswith("${")
-
-
-def _strings(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _strings(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, (list, tuple)):
-        for i, item in enumerate(node):
-            yield from _strings(item, f"{path}[{i}]")
-    elif isinstance(node, str):
-        yield path, node
-
-
-def _refused(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Arguments that are set and must not be."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            place = f"{path}.{key}" if path else str(key)
-            if key in REFUSED and value not in (None, False):
-                yield place, str(key)
-            yield from _refused(value, place)
-    elif isinstance(node, (list, tuple)):
-        for i, item in enumerate(node):
-            yield from _refused(item, f"{path}[{i}]")
 
 
 def _is_allowed(name: str) -> bool:
