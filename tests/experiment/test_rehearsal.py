@@ -24,6 +24,7 @@ def settled_with(composing):
         (["teacher.cache=of"], r"teacher.cache=of: choose auto, off, read, write"),
         (["teacher.cache_dtype=float16"], r"teacher.cache_dtype=float16: choose fp16"),
         (["teacher.placement=gpu"], r"teacher.placement=gpu: choose auto, null"),
+        (["teacher.check=loud"], r"check=loud of a frozen role: choose stop, warn, off"),
         (["teacher.precision=half"], r"teacher.precision=half: choose bf16, fp16 or null"),
         (["teacher.topk=0"], r"teacher.topk must be at least 1"),
         (["+data.select={agree: 1}"], r"agree"),

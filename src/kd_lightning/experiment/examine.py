@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -55,12 +56,12 @@ def examine(settings: Config, data: SplitDataModule, source: Source) -> None:
     strict, call, task = strictness(settings, source.role), instantiate(source.role.call), data.task
     if strict == "off" or task.output not in call.provides or not len(data.split.validation):
         return
-    found = _predictions(settings, data, source)
+    found = _predictions(settings, data, source, call)
     answers = Answers(f"{source.name} on validation", **found.rows)
     trivial = task.trivial(answers.target, answers.logits.shape[1])
     if trivial is None:
         return
-    reached = found.metrics(task)[task.score.key]
+    reached = (task.measures(answers.logits, answers.target) | found.whole)[task.score.key]
     who = f"{source.name} {source.role.name}"
     beside = f"{task.score.value(reached)} on validation (trivial: {task.score.value(trivial)})"
     log.info(f"{who}: {in_a_line(task.score.name)} {beside}")
@@ -77,14 +78,14 @@ def examine(settings: Config, data: SplitDataModule, source: Source) -> None:
     log.warning(message)
 
 
-def _predictions(settings: Config, data: SplitDataModule, source: Source) -> Predictions:
+def _predictions(settings: Config, data: SplitDataModule, source: Source, call: Any) -> Predictions:
     """What its training left where it has one, else its answers now, on the device of the training."""
     trained = None if source.artifact is None else source.artifact.validation
     if trained is not None:
         logits, target = trained
         return Predictions({"logits": logits, "target": target, "index": torch.arange(len(target))})
     device = training_device(settings.trainer.accelerator, settings.trainer.devices)
-    return predict(source.net, instantiate(source.role.call), "validation", data, device)
+    return predict(source.net, call, "validation", data, device)
 
 
 def _advice(source: Source) -> str:

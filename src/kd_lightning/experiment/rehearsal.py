@@ -16,6 +16,7 @@ from kd_lightning.config.schema import Config, Frozen
 from kd_lightning.config.two_tokenizers import check_prefix
 from kd_lightning.data.base import SplitDataModule
 from kd_lightning.data.select import make_rules
+from kd_lightning.experiment.examine import strictness
 from kd_lightning.experiment.settle import Settled
 from kd_lightning.experiment.upstream import is_given
 from kd_lightning.training.distiller import read_batch, rehearse
@@ -46,6 +47,7 @@ def rehearse_all(settled: Settled, names: Iterable[str], arms: Mapping[str, Conf
     known = frozen(settings)
     for name, role in known.items():
         check_serving(role, key_of(name))
+        strictness(settings, role)
     nets = {name: _built(known[name]) for name in names if name in known}
     for name in nets:
         if not is_given(known[name]):
